@@ -1,0 +1,162 @@
+"""kernel_axes, conv_kernels and dense_kernels: the last name and the rank decide, nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import DictKey, GetAttrKey
+
+import optax_gc
+from optax_gc import conv_kernels, dense_kernels, kernel_axes
+
+
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def test_a_dense_kernel_is_averaged_over_its_inputs():
+    assert kernel_axes({"kernel": array(5, 7)}) == {"kernel": (0,)}
+
+
+def test_a_convolution_is_averaged_over_space_and_input_channels():
+    assert kernel_axes({"kernel": array(3, 3, 5, 7)}) == {"kernel": (0, 1, 2)}
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 5, 6])
+def test_where_shape_cannot_tell_the_leaf_is_left_alone(rank):
+    assert kernel_axes({"kernel": array(*[2] * rank)}) == {"kernel": None}
+
+
+def test_ranks_says_what_shape_cannot():
+    axes = kernel_axes({"a": array(3, 5, 7), "b": array(5, 7)}, ranks=(3,))
+    assert axes == {"a": (0, 1), "b": None}
+
+
+@pytest.mark.parametrize(
+    ("out_axis", "expected"), [(0, (1, 2, 3)), (-1, (0, 1, 2)), (-2, (0, 1, 3))]
+)
+def test_every_axis_but_the_output_axis(out_axis, expected):
+    assert kernel_axes({"w": array(2, 3, 4, 5)}, out_axis=out_axis) == {"w": expected}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bias", "in_proj_bias", "scale", "layer_scale", "offset", "cls_token", "embedding",
+        "embeddings", "pos_embed", "position_embeddings", "PosEmbedding", "b",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rank", [2, 4])
+def test_a_name_that_is_no_kernels_is_left_alone(name, rank):
+    tree = {"layer": {name: array(*[3] * rank)}}
+    assert kernel_axes(tree) == {"layer": {name: None}}
+    assert conv_kernels(tree) == dense_kernels(tree) == {"layer": {name: False}}
+
+
+@pytest.mark.parametrize(
+    "name", ["kernel", "weight", "w", "w_i", "query", "bias_free", "tokens", "bb"]
+)
+def test_any_other_name_is_a_kernels(name):
+    assert kernel_axes({name: array(3, 4)}) == {name: (0,)}
+
+
+@pytest.mark.parametrize("module", ["patch_embedding", "bias", "scale", "b", "token"])
+def test_only_the_last_name_counts_never_the_modules(module):
+    assert kernel_axes({module: {"kernel": array(3, 4)}}) == {module: {"kernel": (0,)}}
+
+
+def test_a_leaf_does_not_depend_on_its_neighbours():
+    tree = {"kernel": array(3, 4), "bias": array(4)}
+    alone = {"kernel": array(3, 4)}
+    assert kernel_axes(tree)["kernel"] == kernel_axes(alone)["kernel"]
+
+
+class Box:
+    def __init__(self, value):
+        self.value = value
+
+
+jax.tree_util.register_pytree_with_keys(
+    Box, lambda box: (((GetAttrKey("value"), box.value),), None), lambda _, children: Box(*children)
+)
+
+
+def test_the_value_of_a_box_is_no_name():
+    axes = kernel_axes({"kernel": Box(array(3, 4)), "bias": Box(array(3, 4))})
+    assert axes["kernel"].value == (0,)
+    assert axes["bias"].value is None
+    # A key of a dict is a name, whatever it says.
+    assert kernel_axes({"value": array(3, 4)}) == {"value": (0,)}
+
+
+def test_a_leaf_without_a_name_goes_by_rank():
+    assert kernel_axes(array(3, 4)) == (0,)
+    assert kernel_axes(array(3)) is None
+    assert kernel_axes([(array(3, 4), array(4)), (array(3, 3, 4, 5), array(5))]) == [
+        ((0,), None),
+        ((0, 1, 2), None),
+    ]
+    assert kernel_axes({0: array(3, 4)}) == {0: (0,)}
+
+
+def test_a_list_gives_its_name_to_what_it_holds():
+    assert kernel_axes({"bias": [array(3, 4)], "kernel": [array(3, 4)]}) == {
+        "bias": [None],
+        "kernel": [(0,)],
+    }
+
+
+def test_masked_and_missing_nodes_are_left_alone():
+    tree = {"a": optax.MaskedNode(), "b": None, "c": {"kernel": array(3, 4)}}
+    assert kernel_axes(tree) == {"a": None, "b": None, "c": {"kernel": (0,)}}
+    assert conv_kernels(tree) == {"a": False, "b": None, "c": {"kernel": False}}
+    assert dense_kernels(tree) == {"a": False, "b": None, "c": {"kernel": True}}
+
+
+@pytest.mark.parametrize("leaf", [3.0, "text", jax.nn.relu, np.float32(2)])
+def test_what_is_no_array_is_left_alone(leaf):
+    assert kernel_axes({"kernel": leaf}) == {"kernel": None}
+    assert conv_kernels({"kernel": leaf}) == {"kernel": False}
+
+
+@pytest.mark.parametrize("tree", [{}, [], (), None])
+def test_an_empty_tree_stays_empty(tree):
+    assert kernel_axes(tree) == tree
+    assert conv_kernels(tree) == tree
+    assert dense_kernels(tree) == tree
+
+
+def test_conv_and_dense_kernels():
+    tree = {"kernel": array(3, 3, 4, 5), "head": array(4, 5), "attention": array(4, 2, 5)}
+    assert conv_kernels(tree) == {"kernel": True, "head": False, "attention": False}
+    assert dense_kernels(tree) == {"kernel": False, "head": True, "attention": False}
+
+
+def test_keystr_of_a_path_is_what_messages_say():
+    assert jax.tree_util.keystr((DictKey("a"), GetAttrKey("value"))) == "['a'].value"
+    with pytest.raises(
+        ValueError, match=r"out_axis=2 is not an axis of the leaf \['a'\]\['w'\] of shape \(3, 4\)"
+    ):
+        kernel_axes({"a": {"w": array(3, 4)}}, out_axis=2)
+
+
+@pytest.mark.parametrize("out_axis", [1.0, None, (0,), True, "0"])
+def test_an_output_axis_that_is_no_int(out_axis):
+    with pytest.raises(TypeError, match="out_axis must be an int"):
+        kernel_axes({"w": array(3, 4)}, out_axis=out_axis)
+
+
+@pytest.mark.parametrize("ranks", [2, "24", (2.0,), (True,), None])
+def test_ranks_that_are_no_ints(ranks):
+    with pytest.raises(TypeError, match=r"ranks must be a sequence of ints such as \(2, 4\)"):
+        kernel_axes({"w": array(3, 4)}, ranks=ranks)
+
+
+def test_a_rank_without_inputs():
+    with pytest.raises(ValueError, match="a kernel has at least 2 axes"):
+        kernel_axes({"w": array(3, 4)}, ranks=(1, 2))
+
+
+def test_the_public_names():
+    assert set(optax_gc.__all__) <= set(dir(optax_gc))

@@ -1,0 +1,103 @@
+"""Dtypes: sums and the subtraction run wide enough and are rounded once."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from optax_gc import centralize
+
+SHAPES = [
+    ((4608, 64), (0,)),
+    ((3, 3, 512, 32), (0, 1, 2)),
+    ((64, 4608), (1,)),
+    ((20000, 3), (0,)),
+    ((7, 2000, 5), (1,)),
+    ((2, 3, 5, 7, 11, 13), (0, 2, 4)),
+]
+
+
+@jax.jit
+def dense(gradient):
+    return centralize((0,)).update(gradient, None)[0]
+
+
+def gradient_of(shape, mean, dtype, seed=0):
+    return (np.random.default_rng(seed).standard_normal(shape) + mean).astype(dtype)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0, -100.0])
+@pytest.mark.parametrize(("shape", "axes"), SHAPES)
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
+def test_the_error_is_one_rounding(dtype, shape, axes, mean):
+    """|error| ≤ 1 ulp of the result + 2⁻²² max|g| of the neuron, beside float64."""
+    gradient = gradient_of(shape, mean, dtype)
+    tx = centralize(axes)
+    result = jax.jit(tx.update)(gradient, tx.init(gradient))[0]
+    assert result.dtype == dtype
+    wide = gradient.astype(np.float64)
+    exact = wide - wide.mean(axes, keepdims=True)
+    ulp = np.float64(np.spacing(np.abs(exact).astype(np.float32))) * 2.0 ** (
+        23 - ml_dtypes.finfo(dtype).nmant
+    )
+    allowed = ulp + 2.0**-22 * np.abs(wide).max(axes, keepdims=True)
+    assert np.all(np.abs(np.asarray(result).astype(np.float64) - exact) <= allowed)
+
+
+def test_the_mean_of_a_reduced_precision_gradient_is_really_removed():
+    """Where the mean is 100 times the spread; the naive form leaves twenty-five times as much."""
+    gradient = jnp.asarray(gradient_of((4608, 512), 100.0, np.float32)).astype(jnp.bfloat16)
+
+    def residual(result):
+        return np.abs(np.asarray(result.astype(jnp.float32)).mean(0)).max()
+
+    assert residual(dense(gradient)) < 2e-3
+    naive = jax.jit(lambda g: g - jnp.mean(g, axis=0, keepdims=True))(gradient)
+    assert residual(naive) > 2e-2
+
+
+def test_no_overflow_in_half_precision_sums():
+    gradient = jnp.full((4096, 2), 60000.0, jnp.float16).at[0].set(-60000.0)
+    assert np.isfinite(dense(gradient)[1:]).all()
+    np.testing.assert_allclose(dense(gradient)[1:], 60000 * 2 / 4096, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_eight_bits(name):
+    dtype = getattr(jnp, name)
+    gradient = jnp.array([[1.0, 16.0], [2.0, 16.0], [3.0, 40.0]]).astype(dtype)
+    result = dense(gradient)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result.astype(jnp.float32), [[-1, -8], [0, -8], [1, 16]])
+
+
+def test_float64_stays_float64(x64):
+    gradient = jnp.asarray(gradient_of((4608, 32), 1e8, np.float64))
+    result = dense(gradient)
+    assert result.dtype == jnp.float64
+    # A few ulp of 1e8; in float32, whose ulp there is 8, no spread of 1 would be left.
+    assert np.abs(result.mean(0)).max() < 1e-7
+    np.testing.assert_allclose(result.std(0), 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex(dtype, x64):
+    real, imaginary = (
+        gradient_of((50, 3), 2.0, np.float64),
+        gradient_of((50, 3), -5.0, np.float64, 1),
+    )
+    gradient = jnp.asarray((real + 1j * imaginary).astype(dtype))
+    result = dense(gradient)
+    assert result.dtype == dtype
+    expected = (real - real.mean(0)) + 1j * (imaginary - imaginary.mean(0))
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_a_tree_of_mixed_dtypes_keeps_each(x64):
+    dtypes = [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64, jnp.complex64]
+    grads = {np.dtype(dtype).name: jnp.ones((4, 3), dtype) for dtype in dtypes}
+    tx = centralize()
+    with jax.numpy_dtype_promotion("strict"):
+        out, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    assert {name: leaf.dtype.name for name, leaf in out.items()} == {name: name for name in grads}
