@@ -1,0 +1,110 @@
+"""The nets of the paper in Flax NNX, equal to PyTorch's for the same weights."""
+
+import difflib
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from examples.models import layers, resnet
+
+# name: (constructor, default width). Those of CIFAR alone have no ImageNet form.
+_NETS: dict[str, tuple[Callable[..., Any], int]] = {
+    "resnet8": (resnet.resnet8, 16),
+    "resnet20": (resnet.resnet20, 16),
+    "resnet18": (resnet.resnet18, 64),
+    "resnet34": (resnet.resnet34, 64),
+    "resnet50": (resnet.resnet50, 64),
+    "resnet101": (resnet.resnet101, 64),
+    "resnext29_4x64d": (resnet.resnext29_4x64d, 64),
+    "resnext50_32x4d": (resnet.resnext50_32x4d, 64),
+    "resnext101_32x4d": (resnet.resnext101_32x4d, 64),
+    "resnext101_64x4d": (resnet.resnext101_64x4d, 64),
+}
+_CIFAR_ONLY = ("resnet8", "resnet20", "resnext29_4x64d")
+
+NAMES = tuple(_NETS)
+
+
+def forms(name: str) -> tuple[Literal["imagenet", "cifar"], ...]:
+    """Gives the values of ``stem`` that a net has."""
+    return ("cifar",) if name in _CIFAR_ONLY else ("imagenet", "cifar")
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    stem: Literal["imagenet", "cifar"] = "imagenet",
+    norm: Literal["bn", "gn"] = "bn",
+    weight_standardization: bool = False,
+    frozen_bn: bool = False,
+    width: int | None = None,
+    in_channels: int = 3,
+    dtype: DTypeLike | None = None,
+    rngs: nnx.Rngs,
+) -> resnet.ResNet:
+    """Makes one of the paper's nets.
+
+    All take images (N, H, W, in_channels) and give logits (N, num_classes). They start in
+    training mode; ``model.eval()`` and ``model.train()`` switch.
+
+    Args:
+      name: one of `NAMES`.
+      num_classes: the number of logits.
+      stem: the ImageNet form of torchvision, or the form that the paper trains on CIFAR:
+        a stem of stride 1 without pooling.
+      norm: batch or group normalization (see `layers.num_groups`), both with 1e-5 beside
+        the variance. Running statistics keep 0.9 of the old value a step; the running
+        variance is the biased one, n/(n-1) below PyTorch's for n values a channel.
+      weight_standardization: standardize the kernel of every convolution.
+      frozen_bn: normalize by the stored statistics in training too, and keep them.
+      width: channels of the stem, 16 in ResNet-8 and 20 and 64 in all others; every
+        layer scales with it.
+      in_channels: channels of the images.
+      dtype: of the computation and the logits, parameters stay float32; None is that of
+        images and parameters together.
+      rngs: seeds of the parameters (stream ``params``).
+
+    Raises:
+      ValueError: an unknown name, stem or norm, a net that has no such form, a frozen
+        batch normalization in a net without one, or a size below 1.
+    """
+    if name not in _NETS:
+        nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
+        raise ValueError(f"no net is called {name!r}; there are {', '.join(nearest)}")
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f'stem must be "imagenet" or "cifar", not {stem!r}')
+    if stem not in forms(name):
+        raise ValueError(f'{name} has a CIFAR form alone: give stem="cifar"')
+    if norm not in ("bn", "gn"):
+        raise ValueError(f'norm must be "bn" or "gn", not {norm!r}')
+    if frozen_bn and norm != "bn":
+        raise ValueError('frozen_bn needs norm="bn": group normalization stores no statistics')
+    build, default_width = _NETS[name]
+    width = default_width if width is None else width
+    for key, size in {
+        "num_classes": num_classes,
+        "width": width,
+        "in_channels": in_channels,
+    }.items():
+        if size < 1:
+            raise ValueError(f"{key} must be at least 1, not {size}")
+
+    conv_layer = layers.WSConv if weight_standardization else nnx.Conv
+    if norm == "gn":
+        norm_layer = layers.group_norm
+    else:
+        batch_norm = layers.FrozenBatchNorm if frozen_bn else nnx.BatchNorm
+        norm_layer = functools.partial(batch_norm, momentum=0.9)
+    return build(
+        num_classes=num_classes,
+        stem=stem,
+        width=width,
+        in_channels=in_channels,
+        conv=functools.partial(conv_layer, dtype=dtype, rngs=rngs),
+        norm=functools.partial(norm_layer, epsilon=1e-5, dtype=dtype, rngs=rngs),
+        linear=functools.partial(nnx.Linear, dtype=dtype, rngs=rngs),
+    )
