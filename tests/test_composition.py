@@ -1,5 +1,7 @@
 """centralize() inside what Optax composes: each combination against the same thing by hand."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ def phi(grads):
     }
 
 
-def run(tx, steps=5, gradient=lambda t: tree(t + 1)):
+def run(tx, steps=5, gradient=lambda t: tree(t + 1)) -> tuple[Any, Any]:
     """Parameters and state after a few jitted steps, traced once."""
     chex.clear_trace_counter()
 

@@ -16,6 +16,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 from optax_gc import centralize, conv_kernels, kernel_axes
+from tests.helpers import apply
 
 IMAGES = np.random.default_rng(0).normal(1, 1, (2, 6, 6, 3)).astype(np.float32)
 
@@ -61,8 +62,7 @@ def test_nnx_gradients_in_each_of_their_forms():
     plain = nnx.to_pure_dict(state)
     module = nnx.merge(graphdef, state, rest)
     for grads in (state, plain, module):
-        tx = centralize()
-        out, _ = jax.jit(tx.update)(grads, tx.init(grads))
+        out = jax.jit(lambda g: apply(centralize(), g))(grads)
         chex.assert_trees_all_equal_structs(out, grads)
         flat = {
             jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
@@ -141,8 +141,7 @@ def test_haiku():
         return (out**2).mean() + out.sum()
 
     grads = jax.grad(loss)(params)
-    tx = centralize()
-    out, _ = jax.jit(tx.update)(grads, tx.init(params))
+    out = jax.jit(lambda g: apply(centralize(), g))(grads)
     assert_centralised(grads["conv"]["w"], out["conv"]["w"], (0, 1, 2))
     assert_centralised(grads["head"]["w"], out["head"]["w"], (0,))
     # Haiku's norms keep rank 4: scale and offset of shape (1, 1, 1, channels).
@@ -176,7 +175,7 @@ def test_equinox():
     # A module of axes is callable too, and still a tree.
     by_tree = centralize(kernel_axes(params, out_axis=0))
     for tx in (by_callable, by_tree):
-        out, _ = jax.jit(tx.update)(grads, tx.init(params))
+        out = jax.jit(lambda g, tx=tx: apply(tx, g))(grads)
         chex.assert_trees_all_equal_structs(out, grads)
         assert_centralised(grads.conv.weight, out.conv.weight, (1, 2, 3))
         assert_centralised(grads.head.layers[0].weight, out.head.layers[0].weight, (1,))
@@ -189,7 +188,7 @@ def test_optax_centralize_takes_the_wrong_axes_of_a_flax_kernel():
     """The README's figure: the mean over torch's axes 1 to n - 1 is no neuron's."""
     kernel = jnp.asarray(np.random.default_rng(0).normal(1, 1, (4, 3)), jnp.float32)
     for tx, its_axes, other in ((optax.centralize(), 1, 0), (centralize(), 0, 1)):
-        out = tx.update({"kernel": kernel}, tx.init({"kernel": kernel}))[0]["kernel"]
+        out = apply(tx, {"kernel": kernel})["kernel"]
         assert np.abs(out.mean(its_axes)).max() < 1e-6
         assert np.abs(out.mean(other)).max() > 0.1
 

@@ -1,6 +1,7 @@
 """Beside the paper's own PyTorch code: parameters after every step of its SGD and SGDM."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def test_sgd_with_momentum_follows_the_official_trajectory(
     dtype = official["traj/conv"].dtype
     inputs = np.load(DATA / "inputs_P.npz")
     names = [key.removeprefix("traj/") for key in official if key.startswith("traj/")]
-    params = {name: jnp.asarray(inputs[f"init/flax/{name}"], dtype) for name in names}
+    params: Any = {name: jnp.asarray(inputs[f"init/flax/{name}"], dtype) for name in names}
     tx = optax.chain(
         optax.add_decayed_weights(weight_decay), gc, optax.sgd(0.1, momentum=0.9, nesterov=nesterov)
     )
@@ -58,10 +59,11 @@ def test_sgd_with_momentum_follows_the_official_trajectory(
 def test_plain_sgd_follows_the_official_rule(x64):
     """Without momentum the official step is w - lr C(g + λw)."""
     inputs = np.load(DATA / "inputs_P.npz")
-    w = np.float64(inputs["init/flax/fc"])
+    w = inputs["init/flax/fc"].astype(np.float64)
     tx = optax.chain(optax.add_decayed_weights(5e-4), centralize(), optax.sgd(0.1))
-    params, state = {"kernel": jnp.asarray(w)}, tx.init({"kernel": jnp.asarray(w)})
-    for g in np.float64(inputs["grads/flax/fc"]):
+    params: Any = {"kernel": jnp.asarray(w)}
+    state = tx.init(params)
+    for g in inputs["grads/flax/fc"].astype(np.float64):
         updates, state = tx.update({"kernel": jnp.asarray(g)}, state, params)
         params = optax.apply_updates(params, updates)
         d = g + 5e-4 * w

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from optax_gc import centralize
+from tests.helpers import apply
 
 SHAPES = {
     "conv": {"kernel": (3, 3, 8, 16)},
@@ -55,11 +56,11 @@ def collectives(compiled):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_results_and_shardings_are_those_of_one_device(layout, mesh):
-    tx = centralize()
-    expected, _ = jax.jit(tx.update)(gradients(), tx.init(gradients()))
+    update = jax.jit(lambda grads: apply(centralize(), grads))
+    expected = update(gradients())
     with jax.set_mesh(mesh):
         sharded = put(gradients(), layout, mesh)
-        out, _ = jax.jit(tx.update)(sharded, tx.init(sharded))
+        out = update(sharded)
     for name in SHAPES:
         result, given = out[name]["kernel"], sharded[name]["kernel"]
         assert result.sharding.is_equivalent_to(given.sharding, result.ndim)
@@ -74,10 +75,9 @@ def test_results_and_shardings_are_those_of_one_device(layout, mesh):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_only_the_means_of_split_inputs_travel(layout, mesh):
     """One all-reduce for the whole tree, of the means alone; none where inputs are whole."""
-    tx = centralize()
+    update = jax.jit(lambda grads: apply(centralize(), grads))
     with jax.set_mesh(mesh):
-        sharded = put(gradients(), layout, mesh)
-        compiled = jax.jit(tx.update).lower(sharded, tx.init(sharded)).compile()
+        compiled = update.lower(put(gradients(), layout, mesh)).compile()
     found = collectives(compiled)
     if layout in ("replicated", "outputs"):
         assert found == []
@@ -96,7 +96,7 @@ def mapped_over(mesh, spec):
     """centralize((0,)) on each device's own part, as a function of the whole gradient."""
 
     def update(part):
-        return centralize((0,)).update(part, None)[0]
+        return apply(centralize((0,)), part)
 
     mapped = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=spec, out_specs=spec))
     return lambda gradient: mapped(jax.device_put(gradient, NamedSharding(mesh, spec)))
@@ -107,7 +107,7 @@ def test_shard_map_over_outputs_is_the_same_function(mesh):
     tx = centralize((0,))
     spec = P(None, ("x", "y"))
     mapped = mapped_over(mesh, spec)
-    np.testing.assert_allclose(mapped(grads), tx.update(grads, None)[0], atol=1e-6)
+    np.testing.assert_allclose(mapped(grads), apply(tx, grads), atol=1e-6)
 
 
 def test_shard_map_over_inputs_takes_the_mean_of_each_part_alone(mesh):
@@ -116,7 +116,7 @@ def test_shard_map_over_inputs_takes_the_mean_of_each_part_alone(mesh):
     tx = centralize((0,))
     spec = P(("x", "y"), None)
     mapped = mapped_over(mesh, spec)
-    parts = [tx.update(part, None)[0] for part in np.split(np.asarray(grads), 8)]
+    parts = [apply(tx, part) for part in np.split(np.asarray(grads), 8)]
     np.testing.assert_allclose(mapped(grads), np.concatenate(parts), atol=1e-6)
-    assert np.abs(np.concatenate(parts) - tx.update(grads, None)[0]).max() > 0.1
+    assert np.abs(np.concatenate(parts) - apply(tx, grads)).max() > 0.1
     assert "shard_map" in (centralize.__doc__ or "")
