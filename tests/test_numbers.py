@@ -32,7 +32,11 @@ def gradient_of(shape, mean, dtype, seed=0):
 @pytest.mark.parametrize(("shape", "axes"), SHAPES)
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
 def test_the_error_is_one_rounding(dtype, shape, axes, mean):
-    """|error| ≤ 1 ulp of the result + 2⁻²² max|g| of the neuron, beside float64."""
+    """|error| ≤ 1 ulp of the result + 2⁻²² max|g| of the neuron, beside float64.
+
+    A float32 gradient is summed in its own precision, and older releases of XLA add one by one:
+    eight times as much is allowed there.
+    """
     gradient = gradient_of(shape, mean, dtype)
     result = jax.jit(lambda g: apply(centralize(axes), g))(gradient)
     assert result.dtype == dtype
@@ -41,7 +45,8 @@ def test_the_error_is_one_rounding(dtype, shape, axes, mean):
     ulp = np.float64(np.spacing(np.abs(exact).astype(np.float32))) * 2.0 ** (
         23 - ml_dtypes.finfo(dtype).nmant
     )
-    allowed = ulp + 2.0**-22 * np.abs(wide).max(axes, keepdims=True)
+    of_the_sum = 2.0**-19 if dtype == np.float32 else 2.0**-22
+    allowed = ulp + of_the_sum * np.abs(wide).max(axes, keepdims=True)
     assert np.all(np.abs(np.asarray(result).astype(np.float64) - exact) <= allowed)
 
 
