@@ -198,7 +198,7 @@ def train(config: Config, console: Console) -> Measured:
     shape = (config.seeds, config.epochs)
     measured = {name: defaultdict(lambda: np.full(shape, np.nan)) for name in arms}
     shown = dict.fromkeys(arms, 10.0)
-    evaluate_every = max(1, config.epochs // 8)
+    evaluate_every = max(1, config.epochs // 6)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("compiling", total=config.seeds * config.epochs * len(arms))
