@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optax_gc
@@ -73,8 +73,11 @@ def apply_gc(kernel_gradient):
 
 fans = st.sampled_from([(2, 1), (3, 4), (7, 2), (27, 5)])
 seeds = st.integers(0, 2**32 - 1)
+# The first example of a shape compiles, which a deadline would take for a slow test.
+no_deadline = settings(deadline=None, max_examples=50)
 
 
+@no_deadline
 @given(fans, seeds)
 def test_gc_is_the_multiplication_by_p(fan, seed):
     matrix_of_gc = apply_gc(np.eye(fan[0]))
@@ -84,6 +87,7 @@ def test_gc_is_the_multiplication_by_p(fan, seed):
     np.testing.assert_allclose(apply_gc(g), matrix_of_gc @ g, atol=1e-13)
 
 
+@no_deadline
 @given(seeds)
 def test_a_convolutions_weight_vector_is_all_that_reaches_one_output(seed):
     g = np.random.default_rng(seed).normal(size=(3, 3, 4, 5))
@@ -101,6 +105,7 @@ def test_p_is_a_projection(fan_in):
     np.testing.assert_array_equal(p, p.T)
 
 
+@no_deadline
 @given(fans, seeds)
 def test_the_projected_gradient_lies_in_the_hyperplane_with_normal_e(fan, seed):
     g = np.random.default_rng(seed).normal(size=fan)
@@ -245,11 +250,12 @@ def final_kernel(name):
 # Section 4.2, accelerating training: Proposition 4.2
 
 
+@no_deadline
 @given(fans, seeds)
 def test_gc_never_makes_a_gradient_longer(fan, seed):
     g = np.random.default_rng(seed).normal(size=fan)
     shorter = np.linalg.norm(apply_gc(g), axis=0)
-    assert np.all(shorter <= np.linalg.norm(g, axis=0))
+    assert np.all(shorter <= np.linalg.norm(g, axis=0) * (1 + 1e-14))
     # What it takes away is the part along e: Pythagoras.
     along_e = unit_vector(fan[0]) @ g
     np.testing.assert_allclose(shorter**2 + along_e**2, np.sum(g**2, axis=0), rtol=1e-12)
