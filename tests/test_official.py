@@ -1,4 +1,4 @@
-"""Beside the paper's own PyTorch code: parameters after every step of its SGD and SGDM."""
+"""A plain Optax chain beside the paper's own PyTorch code: every step of its SGD with momentum."""
 
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,3 @@ def test_sgd_with_momentum_follows_the_official_trajectory(
             np.testing.assert_allclose(
                 params[name], official[f"traj/{name}"][t + 1], rtol=0, atol=tolerance, err_msg=name
             )
-
-
-def test_plain_sgd_follows_the_official_rule(x64):
-    """Without momentum the official step is w - lr C(g + λw)."""
-    inputs = np.load(DATA / "inputs_P.npz")
-    w = inputs["init/flax/fc"].astype(np.float64)
-    tx = optax.chain(optax.add_decayed_weights(5e-4), centralize(), optax.sgd(0.1))
-    params: Any = {"kernel": jnp.asarray(w)}
-    state = tx.init(params)
-    for g in inputs["grads/flax/fc"].astype(np.float64):
-        updates, state = tx.update({"kernel": jnp.asarray(g)}, state, params)
-        params = optax.apply_updates(params, updates)
-        d = g + 5e-4 * w
-        w = w - 0.1 * (d - d.mean(0))
-        np.testing.assert_allclose(params["kernel"], w, atol=1e-14)
