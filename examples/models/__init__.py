@@ -9,6 +9,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from examples.models import layers, resnet
+from examples.models.densenet import DenseNet121
+from examples.models.resnet import ResNet
+from examples.models.vgg import VGG11
+
+Stem = Literal["imagenet", "cifar"]
 
 # name: (constructor, default width). Those of CIFAR alone have no ImageNet form.
 _NETS: dict[str, tuple[Callable[..., Any], int]] = {
@@ -22,13 +27,15 @@ _NETS: dict[str, tuple[Callable[..., Any], int]] = {
     "resnext50_32x4d": (resnet.resnext50_32x4d, 64),
     "resnext101_32x4d": (resnet.resnext101_32x4d, 64),
     "resnext101_64x4d": (resnet.resnext101_64x4d, 64),
+    "vgg11": (VGG11, 64),
+    "densenet121": (DenseNet121, 64),
 }
 _CIFAR_ONLY = ("resnet8", "resnet20", "resnext29_4x64d")
 
 NAMES = tuple(_NETS)
 
 
-def forms(name: str) -> tuple[Literal["imagenet", "cifar"], ...]:
+def forms(name: str) -> tuple[Stem, ...]:
     """Gives the values of ``stem`` that a net has."""
     return ("cifar",) if name in _CIFAR_ONLY else ("imagenet", "cifar")
 
@@ -37,7 +44,7 @@ def create(
     name: str,
     *,
     num_classes: int,
-    stem: Literal["imagenet", "cifar"] = "imagenet",
+    stem: Stem = "imagenet",
     norm: Literal["bn", "gn"] = "bn",
     weight_standardization: bool = False,
     frozen_bn: bool = False,
@@ -45,7 +52,7 @@ def create(
     in_channels: int = 3,
     dtype: DTypeLike | None = None,
     rngs: nnx.Rngs,
-) -> resnet.ResNet:
+) -> ResNet | VGG11 | DenseNet121:
     """Makes one of the paper's nets.
 
     All take images (N, H, W, in_channels) and give logits (N, num_classes). They start in
@@ -66,7 +73,8 @@ def create(
       in_channels: channels of the images.
       dtype: of the computation and the logits, parameters stay float32; None is that of
         images and parameters together.
-      rngs: seeds of the parameters (stream ``params``).
+      rngs: seeds of the parameters (stream ``params``) and of the dropout in VGG-11's
+        ImageNet form (stream ``dropout``).
 
     Raises:
       ValueError: an unknown name, stem or norm, a net that has no such form, a frozen
@@ -104,7 +112,8 @@ def create(
         stem=stem,
         width=width,
         in_channels=in_channels,
-        conv=functools.partial(conv_layer, dtype=dtype, rngs=rngs),
-        norm=functools.partial(norm_layer, epsilon=1e-5, dtype=dtype, rngs=rngs),
-        linear=functools.partial(nnx.Linear, dtype=dtype, rngs=rngs),
+        conv=functools.partial(conv_layer, dtype=dtype),
+        norm=functools.partial(norm_layer, epsilon=1e-5, dtype=dtype),
+        linear=functools.partial(nnx.Linear, dtype=dtype),
+        rngs=rngs,
     )

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn import dtypes
+from jax.typing import DTypeLike
 
 # What PyTorch gives a layer nobody initialises: U(-1/√fan_in, 1/√fan_in). The paper's
 # CIFAR nets and the last layer of its ImageNet nets start there.
@@ -90,12 +92,39 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
     return nnx.max_pool(x, (window, window), (stride, stride), pads)
 
 
+def _require_pixels(x: jax.Array) -> None:
+    if 0 in x.shape[1:3]:
+        raise ValueError("these images are too small: the last stage has no pixel left")
+
+
 def global_average_pool(x: jax.Array) -> jax.Array:
     """Averages (N, H, W, C) over space to (N, C).
 
     Raises:
       ValueError: pooling has left no pixel, so the images were too small for the net.
     """
-    if 0 in x.shape[1:3]:
-        raise ValueError("these images are too small: the last stage has no pixel left")
+    _require_pixels(x)
     return jnp.mean(x, (1, 2))
+
+
+def adaptive_average_pool(x: jax.Array, bins: int) -> jax.Array:
+    """Averages (N, H, W, C) over bins to (N, bins, bins, C), as PyTorch does.
+
+    Of H rows, bin i covers those from floor(i H / bins) to ceil((i + 1) H / bins); bins
+    overlap where they do not divide H, and repeat rows where there are fewer.
+
+    Raises:
+      ValueError: as for `global_average_pool`.
+    """
+    _require_pixels(x)
+    rows, columns = (_bin_weights(size, bins, x.dtype) for size in x.shape[1:3])
+    # No accelerator may round these sums down to bfloat16.
+    return jnp.einsum("nhwc,ih,jw->nijc", x, rows, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _bin_weights(size: int, bins: int, dtype: DTypeLike) -> np.ndarray:
+    weights = np.zeros((bins, size), dtype)
+    for i in range(bins):
+        start, stop = i * size // bins, -(-(i + 1) * size // bins)
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights

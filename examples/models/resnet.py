@@ -98,8 +98,8 @@ class ResNet(nnx.Module):
       base_width: channels of one group in the first stage of a net of width 64; a group
         of a narrower net has the like part of them, but at least one.
       cifar_kernel: the size of the CIFAR stem's kernel.
-      num_classes, stem, width, in_channels: as in `examples.models.create`.
-      conv, norm, linear: make the layers, with dtype and seeds already given.
+      num_classes, stem, width, in_channels, rngs: as in `examples.models.create`.
+      conv, norm, linear: make the layers, with their dtype already given.
     """
 
     def __init__(
@@ -118,10 +118,12 @@ class ResNet(nnx.Module):
         conv: Callable[..., Any],
         norm: Callable[..., Any],
         linear: Callable[..., Any],
+        rngs: nnx.Rngs,
     ):
         imagenet = stem == "imagenet"
         init = layers.kaiming_fan_out_init if imagenet else layers.torch_default_init
-        conv = functools.partial(conv, use_bias=False, padding=0, kernel_init=init)
+        conv = functools.partial(conv, use_bias=False, padding=0, kernel_init=init, rngs=rngs)
+        norm = functools.partial(norm, rngs=rngs)
         kernel = 7 if imagenet else cifar_kernel
 
         self.stem = stem
@@ -150,7 +152,7 @@ class ResNet(nnx.Module):
                 features = planes * expansion
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        self.fc = linear(features, num_classes, kernel_init=layers.torch_default_init)
+        self.fc = linear(features, num_classes, kernel_init=layers.torch_default_init, rngs=rngs)
 
     def features(self, x: jax.Array) -> tuple[jax.Array, ...]:
         """Gives what each stage puts out: C2 to C5 of a detector.

@@ -1,0 +1,46 @@
+"""Lists every net: ``python -m examples.models``."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from examples import models
+
+# What the paper trains each form on: ImageNet's and CIFAR-100's images and classes.
+_SIZES = {"imagenet": (224, 1000), "cifar": (32, 100)}
+
+
+def count(name: str, stem: models.Stem) -> tuple[int, float]:
+    """Counts a net's parameters and the FLOPs of its forward pass on one image.
+
+    FLOPs are XLA's: a multiply-add is two, padding is free. No array is made.
+    """
+    size, classes = _SIZES[stem]
+    model = nnx.eval_shape(
+        lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0))
+    )
+    model.eval()
+    graph, state = nnx.split(model)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    lowered = jax.jit(lambda state, x: nnx.merge(graph, state)(x)).lower(state, image)
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    cost = lowered.cost_analysis()
+    if cost is None:
+        raise RuntimeError("this backend counts no FLOPs: run with JAX_PLATFORMS=cpu")
+    return parameters, cost["flops"]
+
+
+def main() -> None:
+    print(f"{'name':<17} {'stem':<9} {'image':<9} {'classes':>7} {'parameters':>12} {'GFLOPs':>7}")
+    for name in models.NAMES:
+        for stem in models.forms(name):
+            size, classes = _SIZES[stem]
+            parameters, flops = count(name, stem)
+            image = f"{size}x{size}"
+            print(
+                f"{name:<17} {stem:<9} {image:<9} {classes:>7} {parameters:>12,} {flops / 1e9:>7.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
