@@ -1,0 +1,153 @@
+"""What a run says of itself: lines of JSON, TensorBoard events, a progress bar, a picture."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rich.progress
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+Line = dict[str, Any]
+
+
+class Log(contextlib.AbstractContextManager):
+    """The lines of a run: metrics.jsonl for programs, TensorBoard's events for eyes.
+
+    metrics.jsonl holds no times and no names of machines: two runs of one config on machines of
+    one kind write the same bytes, interrupted or not.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0, offset: int = 0, writes: bool = True):
+        """Opens the log and drops what was logged after a checkpoint.
+
+        Args:
+          folder: of the run.
+          step: the checkpoint's.
+          offset: what `offset` gave then; 0 at the start.
+          writes: False in all processes but one.
+
+        Raises:
+          ValueError: the file is shorter than it was at the checkpoint.
+          OSError: the folder cannot be written to.
+        """
+        self._file = self._events = None
+        if not writes:
+            return
+        path = folder / "metrics.jsonl"
+        self._file = path.open("a+b")
+        if path.stat().st_size < offset:
+            self._file.close()
+            raise ValueError(f"{path} is shorter than it was at step {step}: was it edited?")
+        self._file.truncate(offset)
+        self._events = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1 if step else None
+        )
+
+    def write(self, line: Line, times: Mapping[str, float] | None = None) -> None:
+        """Adds a line; its numbers but "step" and "epoch" go to TensorBoard, and the times too."""
+        if self._file is None or self._events is None:
+            return
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        for name, value in (line | dict(times or {})).items():
+            if name not in ("kind", "step", "epoch"):
+                self._events.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+
+    def offset(self) -> int:
+        """Gives the length of metrics.jsonl, now safe on the disk."""
+        if self._file is None:
+            return 0
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def lines(self) -> list[Line]:
+        """Reads all lines back."""
+        if self._file is None:
+            return []
+        self._file.seek(0)
+        return [json.loads(line) for line in self._file]
+
+    def __exit__(self, *exception) -> None:
+        if self._file is not None and self._events is not None:
+            self._events.close()
+            self._file.close()
+
+
+class Means:
+    """Means of metrics over the steps of an epoch, in numbers that a record keeps exactly."""
+
+    def __init__(self, totals: Mapping[str, float] | None = None, count: int = 0):
+        self.totals, self.count = dict(totals or {}), count
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Counts one step's values in."""
+        self.totals = {name: self.totals.get(name, 0.0) + value for name, value in values.items()}
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        """Gives the means so far."""
+        return {name: total / self.count for name, total in self.totals.items()}
+
+
+class Clock:
+    """How long steps took, and which part of it passed in waiting for data."""
+
+    def __init__(self, seconds: float = 0.0, waiting: float = 0.0, images: int = 0):
+        self.seconds, self.waiting, self.images = seconds, waiting, images
+
+    def add(self, seconds: float, waiting: float, images: int) -> None:
+        """Counts one step in."""
+        self.seconds += seconds
+        self.waiting += waiting
+        self.images += images
+
+    def rates(self) -> dict[str, float]:
+        """Gives images a second and the share of the time in which the step had no data.
+
+        The share is an upper bound of what faster data could save: the device may still have
+        been busy with the step before.
+        """
+        if not self.seconds:
+            return {}
+        return {
+            "images_per_second": self.images / self.seconds,
+            "waiting_for_data": self.waiting / self.seconds,
+        }
+
+
+def progress_bar(console: Console) -> Progress:
+    """Makes a bar with room for a text, and the time left."""
+    columns: Iterable[rich.progress.ProgressColumn] = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+def non_finite(values: Mapping[str, float]) -> str | None:
+    """Names the first value that is no finite number."""
+    return next((f"{k} is {v}" for k, v in values.items() if not math.isfinite(v)), None)
+
+
+def draw_curves(lines: Iterable[Line], path: Path) -> None:
+    """Draws loss and accuracy by epoch, of the lines of the kinds "train" and "test"."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    lines = list(lines)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for kind, color in (("train", "#555555"), ("test", "#0072b2")):
+            points = [(line["epoch"], line[name]) for line in lines if line["kind"] == kind]
+            if points:
+                axes.plot(*zip(*points, strict=True), ".-", color=color, label=kind)
+        unit = ", %" if name == "accuracy" else ""
+        axes.set(title=name + unit, xlabel="epoch", yscale="log" if name == "loss" else "linear")
+        axes.legend()
+    figure.savefig(path, dpi=120)
