@@ -4,28 +4,33 @@ Nothing here downloads: the error for a missing file names what was expected and
 from. `load` gives a split, `transforms.recipe` its augmentation, `pipeline` the batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from examples.datasets import small
+from examples.datasets import cifar, fine_grained, imagenet, small
 from examples.datasets.records import Dataset, DatasetError, Source
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "load"]
 
-NAMES = (
-    "cifar100",
-    "imagenet",
-    "mini_imagenet",
-    "aircraft",
-    "cars",
-    "dogs",
-    "cub",
-    "digits",
-    "mnist5k",
-    "fashion_mnist",
-)
+_Reader = Callable[[str, Path | None], tuple[Source, tuple[str, ...]]]
+
+# name: (reader, published sizes: training images, test images, classes)
+_SETS: dict[str, tuple[_Reader, tuple[int, int, int]]] = {
+    "cifar100": (cifar.cifar100, (50_000, 10_000, 100)),
+    "imagenet": (imagenet.imagenet, (1_281_167, 50_000, 1000)),
+    "mini_imagenet": (imagenet.mini_imagenet, (50_000, 10_000, 100)),
+    "aircraft": (fine_grained.aircraft, (6667, 3333, 100)),
+    "cars": (fine_grained.cars, (8144, 8041, 196)),
+    "dogs": (fine_grained.dogs, (12_000, 8580, 120)),
+    "cub": (fine_grained.cub, (5994, 5794, 200)),
+    "digits": (small.digits, (1297, 500, 10)),
+    "mnist5k": (small.mnist5k, (3000, 2000, 10)),
+    "fashion_mnist": (small.fashion_mnist, (60_000, 10_000, 10)),
+}
+
+NAMES = tuple(_SETS)
 
 
 def load(
@@ -72,19 +77,20 @@ def load(
             raise ValueError(f"limit {limit}: {name} {split} has {len(source)} images")
         drawn = np.random.default_rng(seed).permutation(len(source))[:limit]
         source = source.take(drawn, source.labels[drawn])
-    shape = source[0]["image"].shape
-    return Dataset(name, split, class_names, source, shape)
+    return Dataset(name, split, class_names, source)
 
 
 def _read(name: str, split: str, data_dir: str | Path | None) -> tuple[Source, tuple[str, ...]]:
-    if name in ("digits", "mnist5k"):
-        if data_dir is not None:
-            raise ValueError(f"{name} comes inside a Python package: it takes no data_dir")
-        return small.digits(split) if name == "digits" else small.mnist5k(split)
-    folder = None if data_dir is None else Path(data_dir)
-    if name == "fashion_mnist":
-        return small.fashion_mnist(split, folder)
-    raise NotImplementedError(name)
+    read, (train, test, classes) = _SETS[name]
+    source, class_names = read(split, None if data_dir is None else Path(data_dir))
+    found = (len(source), len(class_names))
+    expected = (train if split == "train" else test, classes)
+    if found != expected:  # whatever reads without an error may still be a part of it
+        raise DatasetError(
+            f"{data_dir}: expected {expected[0]} {split} images of {expected[1]} classes, the whole "
+            f"of {name}; found {found[0]} of {found[1]}"
+        )
+    return source, class_names
 
 
 def _keep_classes(source, class_names, classes) -> tuple[Source, tuple[str, ...]]:

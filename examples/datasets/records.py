@@ -1,12 +1,9 @@
-"""What a data set is once its files are found: a record with random access to decoded images."""
+"""What a data set is once its files are found: labels, and random access to decoded images."""
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, TypedDict
 
 import numpy as np
-from PIL import Image
 
 
 class DatasetError(Exception):
@@ -23,72 +20,53 @@ class Example(TypedDict):
 class Source(Protocol):
     """Random access to examples whose labels are known without decoding an image."""
 
-    labels: np.ndarray
-    """Integers (N,)."""
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 (N,)."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels), or None where sizes vary."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Example: ...
+    def __getitem__(self, index: int) -> Example: ...
 
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "Source":
-        """Gives the examples at `indices`, in their order, under new labels."""
+        """Gives the examples at `indices`, in that order, under new labels."""
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
     """Images held in memory.
 
     Attributes:
       images: uint8 (N, height, width, channels).
-      labels: integers (N,).
+      labels: int32 (N,).
     """
 
     images: np.ndarray
     labels: np.ndarray
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int, /) -> Example:
+    def __getitem__(self, index: int) -> Example:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "Arrays":
         return Arrays(self.images[indices], labels)
 
 
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Image files, read and decoded to RGB one by one.
-
-    Attributes:
-      root: the folder that `names` start from.
-      names: N paths relative to `root`.
-      labels: integers (N,).
-      cut_bottom: rows to leave out at the bottom of each image.
-    """
-
-    root: str
-    names: Sequence[str]
-    labels: np.ndarray
-    cut_bottom: int = 0
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int, /) -> Example:
-        image = decode(Path(self.root, self.names[index]))
-        return {
-            "image": image[: len(image) - self.cut_bottom],
-            "label": int(self.labels[index]),
-        }
-
-    def take(self, indices: np.ndarray, labels: np.ndarray) -> "Files":
-        names = [self.names[index] for index in indices]
-        return dataclasses.replace(self, names=names, labels=labels)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """One split of a data set.
 
@@ -97,31 +75,21 @@ class Dataset:
       split: "train", "validation" or "test".
       class_names: the name of each label.
       source: the examples.
-      image_shape: (height, width, channels) as stored, or None where sizes vary.
     """
 
     name: str
     split: str
     class_names: tuple[str, ...]
     source: Source
-    image_shape: tuple[int, int, int] | None
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels) as stored, or None where sizes vary."""
+        return self.source.image_shape
+
     def __len__(self) -> int:
         return len(self.source)
-
-
-def decode(path: Path) -> np.ndarray:
-    """Reads an image file as uint8 (height, width, 3).
-
-    Raises:
-      DatasetError: no file, or one that Pillow cannot decode to its end.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on broken files
-        raise DatasetError(f"{path}: expected a whole image file: {error}") from error

@@ -66,33 +66,134 @@ def mean_pool(image: np.ndarray, rng: Rng, *, factor: int = 2) -> np.ndarray:
     return blocks.mean((1, 3), dtype=np.float32)
 
 
+def resize(image: np.ndarray, rng: Rng, *, height: int, width: int) -> np.ndarray:
+    """Resizes an RGB image, bilinear; when it shrinks, each pixel is a mean over what it covers."""
+    del rng
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def resize_shorter(image: np.ndarray, rng: Rng, *, size: int) -> np.ndarray:
+    """Resizes an RGB image so that its shorter side has `size` pixels, keeping its proportions."""
+    height, width, _ = image.shape
+    shorter = min(height, width)
+    return resize(image, rng, height=size * height // shorter, width=size * width // shorter)
+
+
+def center_crop(image: np.ndarray, rng: Rng, *, size: int) -> np.ndarray:
+    """Cuts the middle size x size pixels out of an image that has them."""
+    del rng
+    height, width, _ = image.shape
+    if min(height, width) < size:
+        raise ValueError(f"a crop of {size} x {size} does not fit an image of {height} x {width}")
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    rng: Rng,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Resizes a random rectangle of an RGB image to size x size.
+
+    Args:
+      image: uint8 (H, W, 3).
+      rng: the generator.
+      size: of the result.
+      scale: the least and the largest share of the image's area, drawn evenly.
+      ratio: the least and the largest width over height, drawn evenly in its logarithm.
+    """
+    height, width, _ = image.shape
+    top, left, h, w = random_rectangle(height, width, _drawn(rng), scale, ratio)
+    crop = image[top : top + h, left : left + w]
+    return resize(crop, None, height=size, width=size)
+
+
+def random_rectangle(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """Draws (top, left, height, width) inside an image, as torchvision's RandomResizedCrop does.
+
+    After ten draws that do not fit, it is the middle of the image, as large as `ratio` lets it be.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return int(top), int(left), h, w
+    h = min(height, round(width / ratio[0]))
+    w = min(width, round(height * ratio[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
 def _drawn(rng: Rng) -> np.random.Generator:
     if rng is None:
         raise TypeError("a random transform was given no generator: is it used for evaluation?")
     return rng
 
 
-def _plain(mean: float, std: float) -> tuple[Transform, Transform]:
-    scale = functools.partial(normalize, mean=(mean,), std=(std,))
-    return scale, scale
+def _normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
+    return functools.partial(normalize, mean=mean, std=std)
+
+
+_IMAGENET = _normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR = _normalize((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
 
 
 def _cifar() -> tuple[Transform, Transform]:
-    scale = functools.partial(normalize, mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))
-    return compose(functools.partial(pad_crop, padding=4), flip, scale), scale
+    return compose(functools.partial(pad_crop, padding=4), flip, _CIFAR), _CIFAR
+
+
+def _imagenet() -> tuple[Transform, Transform]:
+    train = compose(functools.partial(random_resized_crop, size=224), flip, _IMAGENET)
+    test = compose(
+        functools.partial(resize_shorter, size=256),
+        functools.partial(center_crop, size=224),
+        _IMAGENET,
+    )
+    return train, test
+
+
+def _fine_grained() -> tuple[Transform, Transform]:
+    # To a square, as the paper says; its released code keeps proportions instead.
+    middle = compose(
+        functools.partial(resize, height=512, width=512),
+        functools.partial(center_crop, size=448),
+    )
+    return compose(middle, flip, _IMAGENET), compose(middle, _IMAGENET)
+
+
+def _plain(mean: float, std: float) -> tuple[Transform, Transform]:
+    return _normalize((mean,), (std,)), _normalize((mean,), (std,))
 
 
 _RECIPES = {
     "cifar100": _cifar(),
-    # Mean and standard deviation of the training images.
+    "imagenet": _imagenet(),
+    "mini_imagenet": _imagenet(),  # 84 x 84, enlarged: "other settings are those of ImageNet"
+    "aircraft": _fine_grained(),
+    "cars": _fine_grained(),
+    "dogs": _fine_grained(),
+    "cub": _fine_grained(),
+    # Not in the paper: no augmentation, mean and standard deviation of the training images.
     "digits": _plain(0.305, 0.376),
-    "mnist5k": _plain(0.131, 0.309),
+    "mnist5k": _plain(0.131, 0.308),
     "fashion_mnist": _plain(0.286, 0.353),
 }
 
 
 def recipe(name: str) -> tuple[Transform, Transform]:
-    """Gives the transforms of a data set's training and test images, as the paper's runs have them.
+    """Gives the transforms of a data set's training and test images in the paper's runs.
 
     Args:
       name: one of `datasets.NAMES`.
