@@ -1,4 +1,4 @@
-"""Trains a classifier from scratch or from pretrained weights, by one of the paper's runs or a small one.
+"""Trains a classifier, from scratch or from pretrained weights: the paper's runs and small ones.
 
     python -m examples.train_classifier --help
     python -m examples.train_classifier digits --gc off
@@ -10,35 +10,28 @@ checkpoint and ends with the numbers that it would have had.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 import tyro
-from flax import nnx
-from jax.sharding import Mesh
 from rich.console import Console
 
-from examples import datasets, models
-from examples.datasets import pipeline, transforms
-from examples.models import pretrained
+from examples.classifier import Data, Task, evaluate, load_data, prepare
+from examples.datasets import DatasetError, pipeline
 from examples.runs import RUNS, Config
 from examples.training import mesh as meshes
-from examples.training import metrics, optimizers, step
+from examples.training import metrics
 from examples.training.checkpoints import CheckpointError, Checkpoints
 from examples.training.interrupt import interruptible
 from examples.training.provenance import provenance
-from optax_gc import diagnostics
+from examples.training.step import all_finite
 
-# Evaluation batches of less than this are made once and kept.
+# Evaluation images of fewer bytes than this are made once and kept.
 _KEEP_BYTES = 2**28
 
 
@@ -57,176 +50,29 @@ class Options:
     log_every: int = 50
     """Steps between logged lines."""
     diagnose: bool = False
-    """Log each kernel's gradient norm before and after GC, and the share that GC removes."""
+    """Log each kernel's gradient before and after GC, and the share that GC removes."""
     data_parallel: int | None = None
     """Devices that share a batch; by default all that --fsdp leaves."""
     fsdp: int = 1
-    """Devices that share each kernel and its optimizer state."""
+    """Devices that share each kernel and its momentum."""
     distributed: bool = False
     """One of several processes; clusters that JAX knows need none of the next three flags."""
     coordinator: str | None = None
     """host:port of the first process."""
     processes: int | None = None
+    """How many there are."""
     process: int | None = None
+    """Which one this is, from 0."""
 
-
-class Data(NamedTuple):
-    """What a run trains and is evaluated on, with a transform for each."""
-
-    train: datasets.Dataset
-    test: datasets.Dataset
-    train_transform: transforms.Transform
-    test_transform: transforms.Transform
-
-
-class Task(NamedTuple):
-    """What is compiled for a config; it serves all of the config's seeds."""
-
-    config: Config
-    mesh: Mesh
-    steps_per_epoch: int
-    learning_rate: optax.Schedule
-    init: Callable[[int], step.State]
-    train_step: Callable
-    eval_step: Callable
+    def __post_init__(self):
+        for name, least in (("workers", 0), ("checkpoint_every", 1), ("log_every", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: at least {least}")
 
 
 class StoppedError(Exception):
-    """A run that cannot or must not go on; the message says where it stands."""
-
-
-def load_data(config: Config, data_dir: Path | None) -> Data:
-    """Finds a config's images; errors are those of `datasets.load`."""
-    load = functools.partial(
-        datasets.load,
-        config.dataset,
-        data_dir=data_dir,
-        validation=config.validation,
-        classes=config.classes,
-    )
-    test = load("validation" if config.validation else "test")
-    train = load("train", limit=config.train_images, seed=config.seed)
-    recipe = transforms.recipe(config.dataset)
-    if config.pool > 1:
-        pool = functools.partial(transforms.mean_pool, factor=config.pool)
-        recipe = tuple(transforms.compose(pool, transform) for transform in recipe)
-    return Data(train, test, *recipe)
-
-
-def make_loss(label_smoothing: float) -> step.Loss:
-    """Makes the mean cross entropy of a batch, with the accuracy in %."""
-
-    def loss(model, batch, key):
-        del key
-        logits = model(batch["image"]).astype(jnp.float32)
-        labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(labels, label_smoothing))
-        return losses.mean(), {"accuracy": 100 * (logits.argmax(-1) == batch["label"]).mean()}
-
-    return loss
-
-
-def count_correct(model: Any, batch: Any) -> dict[str, jax.Array]:
-    """Sums cross entropy, accuracy in % and images over the images that the mask holds."""
-    logits = model(batch["image"]).astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    correct = 100.0 * (logits.argmax(-1) == batch["label"])
-    mask = batch["mask"]
-    return {"loss": mask @ losses, "accuracy": mask @ correct, "images": mask.sum()}
-
-
-def measure_gc(grads: Any) -> step.Metrics:
-    """Measures what GC removes, or would, from each kernel's gradient and from all together."""
-    stats = diagnostics.gradient_stats(grads)
-    before, after = (
-        sum(getattr(kernel, f"norm_{when}") ** 2 for kernel in stats.values())
-        for when in ("before", "after")
-    )
-    measured = {
-        f"gc/{path}/{name}": value
-        for path, kernel in stats.items()
-        for name, value in kernel._asdict().items()
-    }
-    return {**measured, "gc/share_removed": 1 - after / before}
-
-
-def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -> Task:
-    """Builds net, optimizer and steps for a config; compilation comes with the first step.
-
-    Raises:
-      ValueError: a batch that does not divide among the devices or is larger than the data set.
-    """
-    if config.batch_size % mesh.size:
-        raise ValueError(
-            f"--batch-size {config.batch_size} does not divide among {mesh.size} devices"
-        )
-    steps_per_epoch = len(data.train) // config.batch_size
-    if not steps_per_epoch:
-        raise ValueError(
-            f"--batch-size {config.batch_size}: there are {len(data.train)} training images"
-        )
-    schedule = functools.partial(
-        optimizers.make_schedule,
-        config.schedule,
-        steps=config.epochs * steps_per_epoch,
-        milestones=[epoch * steps_per_epoch for epoch in config.milestones],
-        warmup=config.warmup_epochs * steps_per_epoch,
-    )
-
-    def make_optimizer(rate):
-        return optimizers.make_optimizer(
-            config.optimizer,
-            schedule(rate),
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            gc=optimizers.make_gc(config.gc),
-        )
-
-    tx = make_optimizer(config.learning_rate)
-    if config.head_learning_rate is not None:
-        tx = optimizers.with_head_rate(
-            make_optimizer, config.learning_rate, config.head_learning_rate, "fc"
-        )
-
-    def make_model(seed):
-        return models.create(
-            config.model,
-            num_classes=data.train.num_classes,
-            stem=config.stem,
-            norm=config.norm,
-            weight_standardization=config.weight_standardization,
-            width=config.width,
-            in_channels=data.train.image_shape[2] if data.train.image_shape else 3,
-            dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
-            rngs=nnx.Rngs(seed),
-        )
-
-    model = nnx.eval_shape(lambda: make_model(0))
-    weights = pretrained.read_file(config.pretrained) if config.pretrained else None
-    abstract = jax.eval_shape(lambda: step.init_state(make_model(0), tx, jax.random.key(0)))
-    shardings = meshes.state_shardings(abstract, mesh)
-
-    def init(seed):
-        model = make_model(seed)
-        if weights is not None:
-            pretrained.load_torch_state(model, weights, replace_head=True)
-        return jax.device_put(step.init_state(model, tx, jax.random.key(seed)), shardings)
-
-    return Task(
-        config,
-        mesh,
-        steps_per_epoch,
-        schedule(config.learning_rate),
-        init,
-        step.make_train_step(
-            model,
-            make_loss(config.label_smoothing),
-            tx,
-            measure=measure_gc if diagnose else None,
-            shardings=shardings,
-        ),
-        step.make_eval_step(model, count_correct, mesh=mesh),
-    )
+    """A run that cannot or must not go on; the message says why and where it stands."""
 
 
 def open_folder(folder: Path, config: Config) -> None:
@@ -240,42 +86,22 @@ def open_folder(folder: Path, config: Config) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(folder.iterdir()):
-                raise StoppedError(f"{folder} holds files that are no run's: give another --out")
-            part = folder / f"config.json.{os.getpid()}"
-            part.write_text(json.dumps(now, indent=1))
-            os.replace(part, path)
+            if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
+                raise StoppedError(f"{folder} has no config.json: give another --out")
+            _write(path, json.dumps(now, indent=1))
         old = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StoppedError(f"{folder}: no run can be kept here: {error}") from error
     changed = [
-        f"{key} was {old.get(key)}, is {now.get(key)}"
+        f"{key} was {old.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(old.keys() | now.keys())
         if old.get(key) != now.get(key)
     ]
     if changed:
         raise StoppedError(
-            f"{folder} holds a run of another config: {'; '.join(changed)}. "
+            f"{folder} holds a run of another config: {', '.join(changed)}. "
             "Give another --out, or the settings of before"
         )
-
-
-def evaluate(task: Task, state: step.State, batches: Iterable[Any]) -> dict[str, float]:
-    """Gives the mean loss and accuracy over all images of one pass."""
-    totals, pending = {"loss": 0.0, "accuracy": 0.0, "images": 0.0}, None
-
-    def add(sums):
-        for key, value in jax.device_get(sums).items():
-            totals[key] += float(value)
-
-    for batch in batches:
-        sums = task.eval_step(state, meshes.put_batch(batch, task.mesh))
-        if pending is not None:
-            add(pending)
-        pending = sums
-    add(pending)
-    images = totals.pop("images")
-    return {key: value / images for key, value in totals.items()}
 
 
 def train(
@@ -291,10 +117,11 @@ def train(
       console: where progress is shown.
 
     Returns:
-      The final metrics, as in the folder's result.json; metrics.jsonl has them all.
+      What the folder's result.json holds: the final metrics, the config, how long it took, and
+      where it was made. metrics.jsonl has the metrics of every epoch. {} in all processes but one.
 
     Raises:
-      StoppedError: another run's folder, a number that is not finite, or Ctrl-C.
+      StoppedError: another run's folder, a number that is not finite, Ctrl-C, a full disk.
       CheckpointError: a checkpoint cannot be written or read.
     """
     if config != dataclasses.replace(task.config, seed=config.seed):
@@ -303,12 +130,164 @@ def train(
     if folder is None:
         raise ValueError("options.out names the run's folder: it cannot be None")
     open_folder(folder, config)
-    reader = {
+    sharing: dict[str, Any] = {
         "batch_size": config.batch_size,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
+    workers = {"workers": options.workers}
     stream = pipeline.train_batches(
-        data.train, data.train_transform, seed=config.seed, workers=options.workers, **reader
+        data.train, data.train_transform, seed=config.seed, **workers, **sharing
     )
-    tests = pipeline.eval_batches(data.test, data.test_transform, workers=options.workers, **reader)
+    image = data.test_transform(data.test.source[0]["image"], None)
+    keep = image.nbytes * len(data.test) < _KEEP_BYTES
+    tests = pipeline.eval_batches(
+        data.test, data.test_transform, **({} if keep else workers), **sharing
+    )
+    tests = list(tests) if keep else tests
+    total = config.epochs * task.steps_per_epoch
+    begin = time.perf_counter()
+
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(interruptible())
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+        batches = stack.enter_context(contextlib.closing(iter(stream)))
+        done, state, record = checkpoints.restore(task.init(config.seed), batches)
+        log = metrics.Log(
+            folder, step=done, offset=record.get("offset", 0), writes=jax.process_index() == 0
+        )
+        stack.enter_context(log)
+        means = metrics.Means(**record.get("means", {}))
+        clock = metrics.Clock(**record.get("clock", {}))
+        before = record.get("seconds", 0.0)
+        bar = stack.enter_context(metrics.Bar(console, done, total))
+
+        def stopped(number, problem):
+            epoch, batch = divmod(number - 1, task.steps_per_epoch)
+            return StoppedError(
+                f"step {number} (batch {batch + 1} of epoch {epoch + 1}): {problem}; "
+                f"{checkpoints.last_good()}. Try a lower --learning-rate or --warmup-epochs"
+            )
+
+        def report(number, values):
+            values = {key: float(value) for key, value in jax.device_get(values).items()}
+            if problem := metrics.non_finite(values):
+                raise stopped(number, problem)
+            means.add(values)
+            epoch = (number - 1) // task.steps_per_epoch + 1
+            if number % options.log_every == 0:
+                rate = float(task.learning_rate(number - 1))
+                line = {"kind": "step", "step": number, "epoch": epoch, "learning_rate": rate}
+                log.write(line | values, clock.rates())
+            bar.show(number, f"epoch {epoch} of {config.epochs}", means.means() | clock.rates())
+
+        pending = None
+        for number in range(done + 1, total + 1):
+            start = time.perf_counter()
+            batch = meshes.put_batch(next(batches), task.mesh)
+            waited = time.perf_counter() - start
+            state, values = task.train_step(state, batch)
+            # The metrics of the step before: waiting for this one's would let the device run dry.
+            if pending is not None:
+                report(*pending)
+            pending = number, values
+
+            epoch, rest = divmod(number, task.steps_per_epoch)
+            stop = interrupted()
+            save = stop or rest == 0 or number % (options.checkpoint_every or total) == 0
+            if save:
+                report(*pending)
+                pending = None
+            if number > done + 1:  # the first step compiles
+                clock.add(time.perf_counter() - start, waited, config.batch_size)
+            if rest == 0:
+                line = {"step": number, "epoch": epoch}
+                log.write({"kind": "train", **line, **means.means()}, clock.rates())
+                means.clear()
+                if epoch % config.evaluate_every == 0 or epoch == config.epochs:
+                    log.write({"kind": "test", **line, **evaluate(task, state, tests)})
+            if save:
+                if not all_finite(state):
+                    raise stopped(number, "it leaves weights that are not finite")
+                record = {
+                    "offset": log.offset(),
+                    "means": vars(means),
+                    "clock": vars(clock),
+                    "seconds": before + time.perf_counter() - begin,
+                }
+                checkpoints.save(number, state, batches, record)
+            if stop:
+                checkpoints.wait()
+                raise StoppedError(
+                    f"by Ctrl-C at step {number} of {total}; {checkpoints.last_good()}. "
+                    "The same command goes on from there"
+                )
+        checkpoints.wait()
+        lines = log.lines()
+
+    if not lines:
+        return {}
+    last = {line["kind"]: line for line in lines}
+    result = {
+        **{
+            f"{k}_{name}": last[k][name] for k in ("train", "test") for name in ("loss", "accuracy")
+        },
+        "steps": total,
+        "seconds": before + time.perf_counter() - begin,
+        **clock.rates(),
+        "config": dataclasses.asdict(config),
+        **provenance(),
+    }
+    metrics.draw_curves(lines, folder / "curves.png")
+    _write(folder / "result.json", json.dumps(result) + "\n")
+    return result
+
+
+def _write(path: Path, text: str) -> None:
+    # A file that is there is whole.
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A run, with flags over its settings."""
+
+    config: Config
+    options: Options = dataclasses.field(default_factory=Options)
+
+
+def main() -> None:
+    console = Console(stderr=True)
+    commands = {name: (text, Command(config)) for name, (text, config) in RUNS.items()}
+    command = tyro.extras.overridable_config_cli(
+        commands,
+        prog="python -m examples.train_classifier",
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    config, options = command.config, command.options
+    name = next(argument for argument in sys.argv[1:] if argument in RUNS)
+    if options.out is None:
+        options = dataclasses.replace(
+            options, out=Path("runs", f"{name}-{config.gc}-{config.seed}")
+        )
+    try:
+        if options.distributed:
+            jax.distributed.initialize(options.coordinator, options.processes, options.process)
+        data = load_data(config, options.data_dir)
+        mesh = meshes.make_mesh(options.data_parallel, options.fsdp)
+        task = prepare(config, data, mesh, diagnose=options.diagnose)
+    except (DatasetError, OSError, ValueError, ImportError, TypeError) as error:
+        sys.exit(f"cannot start: {error}")
+    try:
+        result = train(config, task, data, options, console)
+    except (CheckpointError, DatasetError, OSError, StoppedError) as error:
+        sys.exit(f"stopped: {error}")
+    if result:
+        print(json.dumps({"run": name, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,9 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         except OSError as error:
-            raise CheckpointError(f"{self._folder}: no checkpoint can be kept here: {error}") from error
+            raise CheckpointError(
+                f"{self._folder}: no checkpoint can be kept here: {error}"
+            ) from error
 
     def restore(self, state: Any, batches: Any) -> tuple[int, Any, dict[str, Any]]:
         """Goes back to the last checkpoint, or stays at the start where there is none.
@@ -57,7 +59,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 "of processes or data workers, or is damaged; without it the run goes on from the "
                 "one before"
             ) from error
-        return step, restored.state, restored.record
+        return step, restored["state"], restored["record"]
 
     def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:
         """Begins to write the checkpoint of so many steps, when the one before is written.
@@ -90,8 +92,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     def last_good(self) -> str:
         """Names the last checkpoint that is whole, for messages."""
         steps = [step for step in ocp.utils.checkpoint_steps(self._folder)]
-        return f"the last good checkpoint is {self._folder / str(max(steps))}" if steps else (
-            "there is no checkpoint yet"
+        return (
+            f"the last good checkpoint is {self._folder / str(max(steps))}"
+            if steps
+            else ("there is no checkpoint yet")
         )
 
     def __exit__(self, *exception) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import rich.progress
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -86,6 +85,10 @@ class Means:
     def __init__(self, totals: Mapping[str, float] | None = None, count: int = 0):
         self.totals, self.count = dict(totals or {}), count
 
+    def clear(self) -> None:
+        """Starts anew."""
+        self.totals, self.count = {}, 0
+
     def add(self, values: Mapping[str, float]) -> None:
         """Counts one step's values in."""
         self.totals = {name: self.totals.get(name, 0.0) + value for name, value in values.items()}
@@ -122,15 +125,36 @@ class Clock:
         }
 
 
-def progress_bar(console: Console) -> Progress:
-    """Makes a bar with room for a text, and the time left."""
-    columns: Iterable[rich.progress.ProgressColumn] = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
+class Bar(contextlib.AbstractContextManager):
+    """A progress bar with loss, accuracy, images/s, the share of waiting for data and time left."""
+
+    def __init__(self, console: Console, done: int, total: int):
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task("compiling", total=total, completed=done)
+
+    def show(self, step: int, place: str, values: Mapping[str, float]) -> None:
+        """Moves the bar to a step and writes what is known beside it."""
+        texts = {
+            "loss": "loss {:.4f}",
+            "accuracy": "accuracy {:.1f} %",
+            "images_per_second": "{:,.0f} images/s",
+            "waiting_for_data": "data {:.0%}",
+        }
+        shown = [text.format(values[name]) for name, text in texts.items() if name in values]
+        self._progress.update(self._task, completed=step, description="  ".join([place, *shown]))
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._progress.stop()
 
 
 def non_finite(values: Mapping[str, float]) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -117,3 +118,10 @@ def make_eval_step(
         return evaluate(nnx.merge(graph, state.params, state.rest, copy=True), batch)
 
     return jax.jit(step, out_shardings=mesh and jax.NamedSharding(mesh, jax.P()))
+
+
+@jax.jit
+def all_finite(state: Any) -> jax.Array:
+    """Says whether every number of a state is finite."""
+    numbers = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
