@@ -17,6 +17,7 @@ from examples.models import pretrained
 from examples.runs import Config
 from examples.training import mesh as meshes
 from examples.training import optimizers, step
+from examples.training.checkpoints import read_variables
 from optax_gc import centralize, kernel_axes
 
 
@@ -93,13 +94,38 @@ def measure_gc(grads: Any) -> step.Metrics:
     for its, (path, before), after in zip(axes, leaves, jax.tree.leaves(centralized), strict=True):
         if its is None:
             continue
-        name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        name = step.path_name(path)
         for when, gradient in (("before", before), ("after", after)):
             squared = (gradient.astype(jnp.float32) ** 2).sum()
             energy[when] += squared
             measured[f"gc/{name}/norm_{when}"] = jnp.sqrt(squared)
             measured[f"gc/{name}/max_{when}"] = jnp.abs(gradient).max()
     return {**measured, "gc/share_removed": 1 - energy["after"] / energy["before"]}
+
+
+def read_weights(path: Path) -> Callable[[Any], None]:
+    """Reads pretrained weights and gives the function that puts all but the head's into a net.
+
+    Args:
+      path: a file of PyTorch's, or the folder of a run of this program with the same net.
+    """
+    if not path.is_dir():
+        state = pretrained.read_file(path)
+        return functools.partial(pretrained.load_torch_state, state=state, replace_head=True)
+    stored = {k: v for k, v in read_variables(path).items() if not k.startswith("fc/")}
+
+    def load(model):
+        kinds = nnx.Any(nnx.Param, nnx.BatchStat)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(nnx.state(model, kinds))
+        own = {step.path_name(path): leaf for path, leaf in leaves}
+        wrong = stored.keys() ^ {name for name in own if not name.startswith("fc/")}
+        wrong |= {name for name in stored.keys() & own if stored[name].shape != own[name].shape}
+        if wrong:
+            raise ValueError(f"{path} holds another net: it differs in {', '.join(sorted(wrong))}")
+        values = [jnp.asarray(stored.get(name, leaf)) for name, leaf in own.items()]
+        nnx.update(model, treedef.unflatten(values))
+
+    return load
 
 
 def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -> Task:
@@ -116,6 +142,10 @@ def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -
     if not steps_per_epoch:
         raise ValueError(
             f"--batch-size {config.batch_size}: there are {len(data.train)} training images"
+        )
+    if config.head_learning_rate is not None and not config.pretrained:
+        raise ValueError(
+            "a rate of its own for the last layer is for fine-tuning: --pretrained FILE"
         )
     schedule = functools.partial(
         optimizers.make_schedule,
@@ -154,14 +184,16 @@ def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -
         )
 
     model = nnx.eval_shape(lambda: make_model(0))
-    weights = pretrained.read_file(config.pretrained) if config.pretrained else None
+    load = read_weights(Path(config.pretrained)) if config.pretrained else None
+    if load:
+        load(make_model(0))  # weights of another net are an error now, not after other work
     abstract = jax.eval_shape(lambda: step.init_state(make_model(0), tx, jax.random.key(0)))
     shardings = meshes.state_shardings(abstract, mesh)
 
     def init(seed):
         model = make_model(seed)
-        if weights is not None:
-            pretrained.load_torch_state(model, weights, replace_head=True)
+        if load:
+            load(model)
         return jax.device_put(step.init_state(model, tx, jax.random.key(seed)), shardings)
 
     return Task(

@@ -39,7 +39,7 @@ class Config:
     """A rate of its own for the last layer, as in fine-tuning; it follows the same schedule."""
     label_smoothing: float = 0.0
     pretrained: str | None = None
-    """Weights to start from, all but the last layer's: a .safetensors or .pth file of PyTorch."""
+    """Weights to start from, all but the last layer's: a .safetensors or .pth file of PyTorch, or the folder of a run."""
     stem: models.Stem = "imagenet"
     norm: Literal["bn", "gn"] = "bn"
     weight_standardization: bool = False

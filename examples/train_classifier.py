@@ -279,7 +279,7 @@ def main() -> None:
         data = load_data(config, options.data_dir)
         mesh = meshes.make_mesh(options.data_parallel, options.fsdp)
         task = prepare(config, data, mesh, diagnose=options.diagnose)
-    except (DatasetError, OSError, ValueError, ImportError, TypeError) as error:
+    except (CheckpointError, DatasetError, ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f"cannot start: {error}")
     try:
         result = train(config, task, data, options, console)

@@ -6,11 +6,32 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.tree_util import tree_flatten_with_path
+
+from examples.training.step import path_name
 
 
 class CheckpointError(Exception):
     """A checkpoint could not be written or read; the message names the last good one."""
+
+
+def read_variables(folder: Path) -> dict[str, np.ndarray]:
+    """Reads the net of a run's last checkpoint: arrays by path, such as "fc/kernel".
+
+    Raises:
+      CheckpointError: there is no checkpoint in the folder.
+    """
+    folder = folder.absolute() / "checkpoints"
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    if not steps:
+        raise CheckpointError(f"{folder}: no checkpoint of a run is here")
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(folder / str(max(steps)) / "state")
+    # One dict of both; a path is in one of them alone.
+    leaves = [leaf for key in ("params", "rest") for leaf in tree_flatten_with_path(state[key])[0]]
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 class Checkpoints(contextlib.AbstractContextManager):

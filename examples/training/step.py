@@ -27,6 +27,11 @@ class State(NamedTuple):
     key: jax.Array
 
 
+def path_name(path: tuple[Any, ...]) -> str:
+    """Writes the path of a variable as "fc/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
 class Loss(Protocol):
     """What a step descends: of a classifier, of a detector, of any net."""
 
