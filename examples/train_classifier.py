@@ -14,11 +14,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import tyro
+from absl import logging
 from rich.console import Console
 
 from examples.classifier import Data, Task, evaluate, load_data, prepare
@@ -151,6 +153,7 @@ def train(
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(interruptible())
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+        stack.enter_context(_disk_errors(checkpoints))
         batches = stack.enter_context(contextlib.closing(iter(stream)))
         done, state, record = checkpoints.restore(task.init(config.seed), batches)
         log = metrics.Log(
@@ -243,6 +246,14 @@ def train(
     return result
 
 
+@contextlib.contextmanager
+def _disk_errors(checkpoints: Checkpoints) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoppedError(f"{error}; {checkpoints.last_good()}") from error
+
+
 def _write(path: Path, text: str) -> None:
     # A file that is there is whole.
     part = path.with_name(f"{path.name}.{os.getpid()}")
@@ -259,6 +270,8 @@ class Command:
 
 
 def main() -> None:
+    # Orbax logs the tracebacks of its threads; the error itself is raised and told below.
+    logging.set_verbosity(logging.FATAL)
     console = Console(stderr=True)
     commands = {name: (text, Command(config)) for name, (text, config) in RUNS.items()}
     command = tyro.extras.overridable_config_cli(

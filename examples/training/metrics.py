@@ -4,16 +4,21 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 Line = dict[str, Any]
+# These classes are made on import, where no type checker sees them.
+_events, _summaries = cast(Any, event_pb2), cast(Any, summary_pb2)
 
 
 class Log(contextlib.AbstractContextManager):
@@ -45,19 +50,33 @@ class Log(contextlib.AbstractContextManager):
             self._file.close()
             raise ValueError(f"{path} is shorter than it was at step {step}: was it edited?")
         self._file.truncate(offset)
-        self._events = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Not SummaryWriter: its thread dies of a full disk, and the run then waits for it for ever.
+        name = f"events.out.tfevents.{time.time():.0f}.{os.getpid()}"
+        self._events = RecordWriter(str(folder / "tensorboard" / name))
+        self._record(file_version="brain.Event:2")
+        # TensorBoard then forgets what earlier files have from this step on.
+        start = _events.SessionLog(status=_events.SessionLog.START)
+        self._record(step=step + 1, session_log=start)
+
+    def _record(self, **fields: Any) -> None:
+        if self._events is not None:
+            event = _events.Event(wall_time=time.time(), **fields)
+            self._events.write(event.SerializeToString())
+            self._events.flush()
 
     def write(self, line: Line, times: Mapping[str, float] | None = None) -> None:
         """Adds a line; its numbers but "step" and "epoch" go to TensorBoard, and the times too."""
-        if self._file is None or self._events is None:
+        if self._file is None:
             return
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
-        for name, value in (line | dict(times or {})).items():
-            if name not in ("kind", "step", "epoch"):
-                self._events.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        values = [
+            scalar(f"{line['kind']}/{name}", value).value[0]
+            for name, value in (line | dict(times or {})).items()
+            if name not in ("kind", "step", "epoch")
+        ]
+        self._record(step=line["step"], summary=_summaries.Summary(value=values))
 
     def offset(self) -> int:
         """Gives the length of metrics.jsonl, now safe on the disk."""
@@ -74,9 +93,11 @@ class Log(contextlib.AbstractContextManager):
         return [json.loads(line) for line in self._file]
 
     def __exit__(self, *exception) -> None:
-        if self._file is not None and self._events is not None:
-            self._events.close()
-            self._file.close()
+        for file in (self._events, self._file):
+            if file is not None:
+                # All is written already, or that it cannot be has been said.
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 class Means:
