@@ -59,7 +59,11 @@ def train_batches(
     Raises:
       ValueError: sizes that do not fit together, or too few images for one batch.
     """
-    _check(batch_size, process_index, process_count)
+    _check(batch_size, workers, process_index, process_count)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed}: give 0 to 2**32 - 1")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs {epochs}: give at least 1, or None for no end")
     if drop_remainder:
         images = len(dataset) // batch_size * batch_size
     elif process_count == 1:
@@ -103,7 +107,7 @@ def eval_batches(
     Raises:
       ValueError: sizes that do not fit together, or no image at all.
     """
-    _check(batch_size, process_index, process_count)
+    _check(batch_size, workers, process_index, process_count)
     if not len(dataset):
         raise ValueError("there are no images to evaluate on")
     padded = -(-len(dataset) // batch_size) * batch_size
@@ -116,7 +120,9 @@ def eval_batches(
     return _prefetch(batches, workers)
 
 
-def _check(batch_size: int, process_index: int, process_count: int) -> None:
+def _check(batch_size: int, workers: int, process_index: int, process_count: int) -> None:
+    if workers < 0:
+        raise ValueError(f"workers {workers}: give 0 or more")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(f"a batch of {batch_size} does not divide among {process_count} processes")
     if not 0 <= process_index < process_count:
