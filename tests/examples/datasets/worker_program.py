@@ -1,7 +1,7 @@
 """A program with data workers, for the tests to run and to kill.
 
-python -m tests.examples.datasets.worker_program digest WORKERS STEPS   writes a hash of each batch
-python -m tests.examples.datasets.worker_program wait WORKERS           writes its workers' ids, waits
+python -m tests.examples.datasets.worker_program digest WORKERS   writes a hash of each batch
+python -m tests.examples.datasets.worker_program wait WORKERS     writes its workers' ids, and waits
 """
 
 import hashlib
@@ -11,42 +11,36 @@ import multiprocessing
 import sys
 import time
 
+import grain
+
 from examples.datasets import pipeline
-from tests.examples.datasets.toys import noisy, toy
+from tests.examples.datasets.toys import noisy, plain, toy
+
+STEPS = 13  # in the second of three epochs of 12 batches
 
 
-def main(command: str, workers: int, steps: int = 0) -> None:
-    stream = pipeline.train_batches(
-        toy(50),
-        noisy,
-        batch_size=4,
-        seed=2,
-        epochs=None if command == "wait" else 3,
-        workers=workers,
-    )
+def digests(workers: int) -> dict[str, list[str]]:
+    """Hashes of the batches: all, those after STEPS once more restored, and those of evaluation."""
+    stream = train(workers, epochs=3)
     iterator = iter(stream)
-    if command == "wait":
-        next(iterator)
-        print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
-        time.sleep(600)
-    hashes = [digest(batch) for batch in itertools.islice(iterator, steps)]
+    first = [digest(batch) for batch in itertools.islice(iterator, STEPS)]
     state = json.loads(json.dumps(iterator.get_state()))
     rest = [digest(batch) for batch in iterator]
     iterator.close()
-    again = iter(stream)
-    again.set_state(state)
-    resumed = [digest(batch) for batch in again]
-    again.close()
-    tested = pipeline.eval_batches(toy(50), noisy_but_fixed, batch_size=8, workers=workers)
-    evaluated = iter(tested)
+    restored = iter(stream)
+    restored.set_state(state)
+    resumed = [digest(batch) for batch in restored]
+    restored.close()
+    evaluated = iter(pipeline.eval_batches(toy(50), plain, batch_size=8, workers=workers))
     evaluation = [digest(batch) for batch in evaluated]
     evaluated.close()
-    result = {"batches": hashes + rest, "rest": rest, "resumed": resumed, "evaluation": evaluation}
-    print(json.dumps(result), flush=True)
+    return {"batches": first + rest, "resumed": resumed, "evaluation": evaluation}
 
 
-def noisy_but_fixed(image, rng):
-    return image.astype("float32") * 2
+def train(workers: int, epochs: int | None) -> grain.IterDataset:
+    return pipeline.train_batches(
+        toy(50), noisy, batch_size=4, seed=2, epochs=epochs, workers=workers
+    )
 
 
 def digest(batch) -> str:
@@ -54,5 +48,15 @@ def digest(batch) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def wait(workers: int) -> None:
+    iterator = iter(train(workers, epochs=None))
+    next(iterator)
+    print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
+    time.sleep(600)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    _, command, workers = sys.argv
+    if command == "wait":
+        wait(int(workers))
+    print(json.dumps(digests(int(workers))))
