@@ -7,6 +7,7 @@ the seed and its number in the stream alone, not on workers or processes.
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from typing import Any
 
@@ -157,16 +158,18 @@ def _prefetch(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
         options = grain.MultiprocessingOptions(
             num_workers=workers, per_worker_buffer_size=_BATCHES_AHEAD
         )
-        stream = stream.mp_prefetch(options, worker_init_fn=_die_with_parent)
+        stream = stream.mp_prefetch(options, worker_init_fn=_live_with_parent)
     return stream
 
 
-def _die_with_parent(index: int, count: int) -> None:
+def _live_with_parent(index: int, count: int) -> None:
     """Ends this worker when its parent is gone, killed or not: no one is left to stop it."""
     del index, count
     parent = multiprocessing.parent_process()
     if parent is None:
         raise RuntimeError("not a worker process")
+    # Ctrl-C reaches every process of a terminal. The parent answers it, and stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         parent.join()  # returns when the parent's end of a pipe closes, in whatever way it died

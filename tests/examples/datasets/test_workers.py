@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,30 +41,54 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_workers_end_when_their_parent_is_killed():
-    parent = subprocess.Popen([*PROGRAM, "wait", "2"], cwd=ROOT, stdout=subprocess.PIPE)
+@pytest.fixture
+def running():
+    """A program that has two workers, and their ids; whatever is left of them ends with the test."""
+    program = subprocess.Popen(
+        [*PROGRAM, "wait", "2"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     workers = []
-    try:
-        assert parent.stdout
-        workers = json.loads(parent.stdout.readline())
-        assert len(workers) == 2
-        time.sleep(1)
-        assert all(map(alive, workers))  # they live until then
-        parent.kill()  # SIGKILL: the parent can do nothing more
-        parent.wait()
-        deadline = time.monotonic() + 10
-        while any(map(alive, workers)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not any(map(alive, workers))
-    finally:
-        parent.kill()
-        parent.wait()
-        assert parent.stdout
-        parent.stdout.close()
-        for worker in filter(alive, workers):
-            os.kill(worker, 9)
+    with program:
+        try:
+            assert program.stdout
+            workers = json.loads(program.stdout.readline())
+            yield program, workers
+        finally:
+            program.kill()
+            for worker in filter(alive, workers):
+                os.kill(worker, signal.SIGKILL)
+
+
+def all_end(workers: list[int], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, workers))
+
+
+def test_workers_end_when_their_parent_is_killed(running):
+    program, workers = running
+    assert len(workers) == 2
+    time.sleep(1)
+    assert all(map(alive, workers))  # they live until then
+    program.kill()  # SIGKILL: it can do nothing more
+    assert all_end(workers)
+
+
+def test_an_interrupt_is_answered_once(running):
+    program, workers = running
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal's Ctrl-C: the workers get it too
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == -signal.SIGINT
+    assert all_end(workers)
+    assert errors.count("KeyboardInterrupt") == 1
 
 
 def test_the_watch_is_for_workers_alone():
     with pytest.raises(RuntimeError, match="not a worker"):
-        pipeline._die_with_parent(0, 1)
+        pipeline._live_with_parent(0, 1)

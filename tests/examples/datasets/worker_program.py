@@ -50,7 +50,8 @@ def digest(batch) -> str:
 
 def wait(workers: int) -> None:
     iterator = iter(train(workers, epochs=None))
-    next(iterator)
+    for _ in range(workers):  # one batch of each: all have started
+        next(iterator)
     print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
     time.sleep(600)
 
