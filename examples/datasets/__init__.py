@@ -94,9 +94,11 @@ def _read(name: str, split: str, data_dir: str | Path | None) -> tuple[Source, t
 
 
 def _keep_classes(source, class_names, classes) -> tuple[Source, tuple[str, ...]]:
-    if len(set(classes)) != len(classes) or not set(classes) <= set(range(len(class_names))):
+    known = set(range(len(class_names)))
+    if not classes or len(set(classes)) != len(classes) or not known.issuperset(classes):
         raise ValueError(
-            f"classes {tuple(classes)}: give labels from 0 to {len(class_names) - 1}, each once"
+            f"classes {tuple(classes)}: give labels from 0 to {len(class_names) - 1}, "
+            "each once and at least one"
         )
     new_label = np.full(len(class_names), -1, np.int32)
     new_label[list(classes)] = np.arange(len(classes))

@@ -7,6 +7,7 @@ the seed and its number in the stream alone, not on workers or processes.
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from typing import Any
 
@@ -59,7 +60,11 @@ def train_batches(
     Raises:
       ValueError: sizes that do not fit together, or too few images for one batch.
     """
-    _check(batch_size, process_index, process_count)
+    _check(batch_size, workers, process_index, process_count)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed}: give 0 to 2**32 - 1")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs {epochs}: give at least 1, or None for no end")
     if drop_remainder:
         images = len(dataset) // batch_size * batch_size
     elif process_count == 1:
@@ -103,7 +108,7 @@ def eval_batches(
     Raises:
       ValueError: sizes that do not fit together, or no image at all.
     """
-    _check(batch_size, process_index, process_count)
+    _check(batch_size, workers, process_index, process_count)
     if not len(dataset):
         raise ValueError("there are no images to evaluate on")
     padded = -(-len(dataset) // batch_size) * batch_size
@@ -116,7 +121,9 @@ def eval_batches(
     return _prefetch(batches, workers)
 
 
-def _check(batch_size: int, process_index: int, process_count: int) -> None:
+def _check(batch_size: int, workers: int, process_index: int, process_count: int) -> None:
+    if workers < 0:
+        raise ValueError(f"workers {workers}: give 0 or more")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(f"a batch of {batch_size} does not divide among {process_count} processes")
     if not 0 <= process_index < process_count:
@@ -151,16 +158,18 @@ def _prefetch(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
         options = grain.MultiprocessingOptions(
             num_workers=workers, per_worker_buffer_size=_BATCHES_AHEAD
         )
-        stream = stream.mp_prefetch(options, worker_init_fn=_die_with_parent)
+        stream = stream.mp_prefetch(options, worker_init_fn=_live_with_parent)
     return stream
 
 
-def _die_with_parent(index: int, count: int) -> None:
+def _live_with_parent(index: int, count: int) -> None:
     """Ends this worker when its parent is gone, killed or not: no one is left to stop it."""
     del index, count
     parent = multiprocessing.parent_process()
     if parent is None:
         raise RuntimeError("not a worker process")
+    # Ctrl-C reaches every process of a terminal. The parent answers it, and stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         parent.join()  # returns when the parent's end of a pipe closes, in whatever way it died
