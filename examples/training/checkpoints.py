@@ -6,6 +6,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import tree_flatten_with_path
@@ -18,7 +19,7 @@ class CheckpointError(Exception):
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
-    """Reads the net of a run's last checkpoint: arrays by path, such as "fc/kernel".
+    """Reads the net of a run's last checkpoint: parameters and statistics by path: "fc/kernel".
 
     Raises:
       CheckpointError: there is no checkpoint in the folder.
@@ -31,7 +32,12 @@ def read_variables(folder: Path) -> dict[str, np.ndarray]:
         state = checkpointer.restore(folder / str(max(steps)) / "state")
     # One dict of both; a path is in one of them alone.
     leaves = [leaf for key in ("params", "rest") for leaf in tree_flatten_with_path(state[key])[0]]
-    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+    # The rest are counts and keys of dropout.
+    return {
+        path_name(path): np.asarray(leaf)
+        for path, leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
 
 
 class Checkpoints(contextlib.AbstractContextManager):
