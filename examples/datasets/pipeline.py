@@ -37,9 +37,9 @@ def train_batches(
     """Makes shuffled batches; every epoch has its own order and its own augmentation.
 
     Batch k is the same on any number of workers, and all processes together see the images of one
-    process. An iterator has `get_state` and `set_state` (and goes into a checkpoint through
-    `grain.checkpoint`): restored, it goes on with the same batches. Its state belongs to its number
-    of workers. Close an iterator that has workers (`iterator.close()`).
+    process. An iterator has `get_state` and `set_state`, and goes into a checkpoint through
+    `grain.checkpoint`: restored, it goes on with the same batches on any number of workers. Close
+    an iterator that has workers (`iterator.close()`).
 
     Args:
       dataset: the images.
@@ -83,7 +83,7 @@ def train_batches(
         .batch(batch_size // process_count)
         .repeat(epochs)
     )
-    return _prefetch(batches, workers)
+    return _Stream(batches, workers)
 
 
 def eval_batches(
@@ -118,7 +118,7 @@ def eval_batches(
         .slice(slice(process_index, None, process_count))
         .batch(batch_size // process_count)
     )
-    return _prefetch(batches, workers)
+    return _Stream(batches, workers)
 
 
 def _check(batch_size: int, workers: int, process_index: int, process_count: int) -> None:
@@ -145,15 +145,71 @@ def _eval_example(dataset: Dataset, transform: Transform, index: int) -> dict[st
     }
 
 
+class _Stream(grain.IterDataset):
+    """Batches in their order, made ahead of their use."""
+
+    def __init__(self, batches: grain.MapDataset, workers: int):
+        super().__init__()
+        self._batches, self._workers = batches, workers
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _StreamIterator(self._batches, self._workers)
+
+
+class _StreamIterator(grain.DatasetIterator):
+    """An iterator whose state is the number of batches it gave.
+
+    Grain's own state is a count for each worker. Restored with other workers than it was saved
+    with, it goes on at a wrong place without an error.
+    """
+
+    def __init__(self, batches: grain.MapDataset, workers: int):
+        super().__init__()
+        self._batches, self._workers = batches, workers
+        self._given = 0
+        self._open = True
+        self._source = None  # started late: to set the state of a new iterator costs nothing
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        self.start_prefetch()
+        assert self._source is not None
+        batch = next(self._source)
+        self._given += 1
+        return batch
+
+    def start_prefetch(self) -> None:
+        if not self._open:
+            raise ValueError("this iterator is closed")
+        if self._source is None:
+            left = self._batches.slice(slice(self._given, None))
+            self._source = iter(_prefetch(left, self._workers))
+            self._source.start_prefetch()
+
+    def get_state(self) -> dict[str, int]:
+        return {"batches": self._given}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._stop()
+        self._given = state["batches"]
+
+    def close(self) -> None:
+        self._open = False
+        self._stop()
+        super().close()
+
+    def _stop(self) -> None:
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+
 def _prefetch(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
     # Batches are made before the stream is dealt to workers, so worker w makes whole batches
     # w, w + workers, ... and the stream is the same for any number of them.
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
     stream = batches.to_iter_dataset(ahead)
     if workers:
-        if (
-            not flags.FLAGS.is_parsed()
-        ):  # Grain asks for Abseil's flags, which no one else uses here
+        if not flags.FLAGS.is_parsed():  # Grain asks for Abseil's flags, which nothing else uses
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(
             num_workers=workers, per_worker_buffer_size=_BATCHES_AHEAD

@@ -132,7 +132,7 @@ def test_evaluation_refuses_a_random_transform():
         list(pipeline.eval_batches(toy(4), transforms.flip, batch_size=2))
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 4, 7])
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 7, 12])
 def test_a_restored_iterator_goes_on_with_the_same_batches(steps, tmp_path):
     def start():
         stream = pipeline.train_batches(toy(17), noisy, batch_size=4, seed=1, epochs=3)
@@ -153,6 +153,7 @@ def test_a_restored_iterator_goes_on_with_the_same_batches(steps, tmp_path):
         steps, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(by_file))
     )
     handler.close()
+    assert by_file.get_state() == state
     for again in (first, by_state, by_file):
         rest = list(again)
         assert len(rest) == 12 - steps
@@ -194,3 +195,21 @@ def test_a_broken_file_is_named_by_the_stream_too(tmp_path, monkeypatch):
     data = datasets.load("imagenet", "train", tmp_path)
     with pytest.raises(datasets.DatasetError, match=path.name):
         list(pipeline.train_batches(data, plain, batch_size=4, seed=0, epochs=1))
+
+
+def test_a_closed_iterator_is_done():
+    stream = iter(pipeline.train_batches(toy(8), plain, batch_size=4, seed=0))
+    next(stream)
+    stream.close()
+    stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(stream)
+
+
+def test_an_endless_stream_is_restored_far_out():
+    stream = pipeline.train_batches(toy(9), noisy, batch_size=4, seed=0)
+    far, near = iter(stream), iter(stream)
+    far.set_state({"batches": 10**6})
+    near.set_state({"batches": 10**6 - 1})
+    next(near)
+    np.testing.assert_array_equal(next(far)["image"], next(near)["image"])
