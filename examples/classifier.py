@@ -194,7 +194,7 @@ def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -
         model = make_model(seed)
         if load:
             load(model)
-        return jax.device_put(step.init_state(model, tx, jax.random.key(seed)), shardings)
+        return meshes.put_state(step.init_state(model, tx, jax.random.key(seed)), shardings)
 
     return Task(
         config,

@@ -28,15 +28,17 @@ def read_variables(folder: Path) -> dict[str, np.ndarray]:
     steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
     if not steps:
         raise CheckpointError(f"{folder}: no checkpoint of a run is here")
-    with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore(folder / str(max(steps)) / "state")
+    path = folder / str(max(steps)) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        # As NumPy's: the devices that the run had may not be here.
+        tree = checkpointer.metadata(path).item_metadata.tree
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = checkpointer.restore(path, restore_args=numpy)
     # One dict of both; a path is in one of them alone.
     leaves = [leaf for key in ("params", "rest") for leaf in tree_flatten_with_path(state[key])[0]]
     # The rest are counts and keys of dropout.
     return {
-        path_name(path): np.asarray(leaf)
-        for path, leaf in leaves
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        path_name(path): leaf for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
     }
 
 
@@ -117,8 +119,10 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.wait_until_finished()
 
     def last_good(self) -> str:
-        """Names the last checkpoint that is whole, for messages."""
-        steps = [step for step in ocp.utils.checkpoint_steps(self._folder)]
+        """Names the last checkpoint that is whole, for messages; waits for one under way."""
+        with contextlib.suppress(Exception):  # told by whoever asks
+            self._manager.wait_until_finished()
+        steps = ocp.utils.checkpoint_steps(self._folder)
         return (
             f"the last good checkpoint is {self._folder / str(max(steps))}"
             if steps

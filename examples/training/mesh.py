@@ -55,6 +55,14 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(sharding, state)
 
 
+def put_state(state: Any, shardings: Any) -> Any:
+    """Distributes a state that every process has made alike."""
+    if jax.process_count() == 1:
+        return jax.device_put(state, shardings)
+    # device_put gives nothing to devices of other processes; a compiled identity does.
+    return jax.jit(lambda leaves: leaves, out_shardings=shardings)(state)
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Makes global arrays of this process's share of a batch, split over all devices."""
     sharding = NamedSharding(mesh, P(("data", "fsdp")))
