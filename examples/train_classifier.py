@@ -197,11 +197,14 @@ def train(
 
             epoch, rest = divmod(number, task.steps_per_epoch)
             stop = interrupted()
-            save = stop or rest == 0 or number % (options.checkpoint_every or total) == 0
-            if save:
+            first = number == done + 1  # it compiles, and is not timed
+            due = rest == 0 or number % (options.checkpoint_every or total) == 0
+            # Processes save together or not at all, and Ctrl-C reaches each at a step of its own.
+            save = due or (stop and jax.process_count() == 1)
+            if save or first:
                 report(*pending)
                 pending = None
-            if number > done + 1:  # the first step compiles
+            if not first:
                 clock.add(time.perf_counter() - start, waited, config.batch_size)
             if rest == 0:
                 line = {"step": number, "epoch": epoch}
