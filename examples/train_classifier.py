@@ -48,7 +48,7 @@ class Options:
     workers: int = 0
     """Processes that read and augment images; 0 for a thread."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints, beside one at the end of each epoch."""
+    """Steps between checkpoints, by default those of an epoch; the end has one in any case."""
     log_every: int = 50
     """Steps between logged lines."""
     diagnose: bool = False
@@ -198,10 +198,10 @@ def train(
             epoch, rest = divmod(number, task.steps_per_epoch)
             stop = interrupted()
             first = number == done + 1  # it compiles, and is not timed
-            due = rest == 0 or number % (options.checkpoint_every or total) == 0
+            due = number % (options.checkpoint_every or task.steps_per_epoch) == 0
             # Processes save together or not at all, and Ctrl-C reaches each at a step of its own.
-            save = due or (stop and jax.process_count() == 1)
-            if save or first:
+            save = due or number == total or (stop and jax.process_count() == 1)
+            if save or first or rest == 0:
                 report(*pending)
                 pending = None
             if not first:
@@ -215,10 +215,11 @@ def train(
             if save:
                 if not all_finite(state):
                     raise stopped(number, "it leaves weights that are not finite")
+                # Copies: it is written while training goes on.
                 record = {
                     "offset": log.offset(),
-                    "means": vars(means),
-                    "clock": vars(clock),
+                    "means": dict(vars(means)),
+                    "clock": dict(vars(clock)),
                     "seconds": before + time.perf_counter() - begin,
                 }
                 checkpoints.save(number, state, batches, record)
