@@ -40,8 +40,8 @@ def linen_kernel_axes(
     alone.
 
     Embeddings, biases and scales are left alone, and so is what a layer that is not known
-    owns: :func:`optax_gc.tabulate` lists it. Give its axes to a second ``centralize`` in the
-    chain, as shown for :func:`optax_gc.nnx_kernel_axes`.
+    owns: :func:`optax_gc.tabulate` lists it. Give its axes in a function, as shown for
+    :func:`optax_gc.nnx_kernel_axes`.
 
     Args:
       module: a ``linen.Module``.

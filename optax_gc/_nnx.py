@@ -35,14 +35,14 @@ def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> La
     equation it was built with.
 
     Embeddings, biases and scales are left alone, and so is what a layer that is not known
-    owns: :func:`optax_gc.tabulate` lists it. Give its axes to a second ``centralize`` in the
-    chain::
+    owns: :func:`optax_gc.tabulate` lists it. Give its axes in a function::
 
-        optax.chain(
-            centralize(nnx_kernel_axes(model)),
-            centralize({"experts": {"kernel": (1,)}, "head": None}),
-            optax.sgd(0.1),
-        )
+        found = nnx_kernel_axes(model)
+
+        def axes(updates):
+            tree = found(updates)
+            tree["experts"]["kernel"] = (1,)
+            return tree
 
     Args:
       model: an ``nnx.Module``, or one made by ``nnx.eval_shape``. Only shapes are read.

@@ -14,7 +14,7 @@ def tabulate(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> str:
     """Shows as text what ``centralize(axes, mask=mask)`` does to a model.
 
     A row for each leaf that is centralized, then a line for each reason for which others
-    are left alone. Lines are kept to the terminal's width by cutting paths in front. For
+    are left alone. Rows are kept to the terminal's width by cutting paths in front. For
     programs there is :func:`optax_gc.diagnostics.describe`.
 
     Args:
@@ -40,14 +40,14 @@ def tabulate(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> str:
       ...     "experts": {"kernel": jax.ShapeDtypeStruct((4, 32, 32), "float32")},
       ... }
       >>> print(optax_gc.tabulate(params))
-      centralized  shape           axes       fan-in  neurons
-      conv/kernel  (3, 3, 16, 32)  (0, 1, 2)     144       32
-      head/kernel  (32, 10)        (0,)           32       10
+      kernel       shape      axes   fan-in  neurons
+      conv/kernel  3x3x16x32  0,1,2     144       32
+      head/kernel  32x10      0          32       10
       <BLANKLINE>
       left alone, rank 3 is ambiguous: 1 leaf, 4,096 weights
         experts/kernel
       <BLANKLINE>
-      total: 2 of 3 leaves, 4,928 of 9,024 weights centralized
+      centralized: 2 of 3 leaves, 4,928 of 9,024 weights
     """
     reports = describe(tree, axes, mask=mask)
     kernels = [report for report in reports if report.axes is not None]
@@ -59,14 +59,20 @@ def tabulate(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> str:
     lines = [*_table(kernels, width), ""] if kernels else []
     for reason, left in others.items():
         lines += [f"left alone, {reason}: {_counted(left)}", *_some_paths(left, width), ""]
-    lines += textwrap.wrap(_totals(reports, kernels), max(width, 20))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_totals(reports, kernels)])
 
 
 def _table(kernels, width) -> list[str]:
-    rows = [("centralized", "shape", "axes", "fan-in", "neurons")]
+    rows = [("kernel", "shape", "axes", "fan-in", "neurons")]
     rows += [
-        (k.path, str(k.shape), str(k.axes), f"{k.fan_in:,}", f"{k.neurons:,}") for k in kernels
+        (
+            kernel.path,
+            "x".join(map(str, kernel.shape)),
+            ",".join(map(str, kernel.axes or ())),
+            f"{kernel.fan_in:,}",
+            f"{kernel.neurons:,}",
+        )
+        for kernel in kernels
     ]
     if any(kernel.norm_before is not None for kernel in kernels):
         rows = [(*row, *norms) for row, norms in zip(rows, _norm_columns(kernels), strict=True)]
@@ -122,15 +128,12 @@ def _some_paths(reports, width) -> list[str]:
     )
 
 
-def _totals(reports, kernels) -> str:
-    text = (
-        f"total: {len(kernels):,} of {len(reports):,} leaves, {_weights(kernels):,} of "
-        f"{_weights(reports):,} weights centralized"
-    )
+def _totals(reports, kernels) -> Iterator[str]:
+    weights = f"{_weights(kernels):,} of {_weights(reports):,} weights"
+    yield f"centralized: {len(kernels):,} of {len(reports):,} leaves, {weights}"
     measured = [report for report in reports if report.norm_before is not None]
     if measured:
         before = math.hypot(*(report.norm_before for report in measured))
         after = math.hypot(*(report.norm_after for report in measured))
         removed = share_removed(before, after)
-        text += f"; norm {before:.3g}, {after:.3g} after; {removed:.1%} of the energy removed"
-    return text
+        yield f"norm: {before:.3g}, {after:.3g} after, {removed:.1%} of the energy removed"
