@@ -104,7 +104,9 @@ def gradient_stats(
         )
         ...
         for path, stats in optax.tree.get(opt_state, "gc").items():
-            log(f"{path}/norm", stats.norm_before, step)
+            log(f"{path}/norm", float(stats.norm_before[...]), step)
+
+    The ``[...]`` takes the array out of the box that ``nnx.Optimizer`` keeps its state in.
 
     Args:
       updates: the gradients, not centralized yet.
