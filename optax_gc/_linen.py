@@ -91,9 +91,10 @@ def linen_kernel_axes(
         if isinstance(layer, nn.Embed):
             said = Claim(owner, reason="embedding")
             claims.setdefault(("params", *layer.path, "embedding"), []).append(said)
+        owned = layer.variables.get("params", {})
         for known, inputs_of in _INPUTS.items():
-            if isinstance(layer, known) and context.method_name == "__call__":
-                shape = np.shape(nn.meta.unbox(layer.variables["params"])["kernel"])
+            if isinstance(layer, known) and "kernel" in owned:
+                shape = np.shape(nn.meta.unbox(owned["kernel"]))
                 inputs = inputs_of(layer, len(shape), *call_args, **call_kwargs)
                 if inputs is not None:
                     said = kernel_claim(owner, shape, inputs, isinstance(layer, chosen))

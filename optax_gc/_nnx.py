@@ -156,7 +156,8 @@ def _in_order(part, whole) -> bool:
 
 def _walk(node, path, layer, above) -> Iterator[_Leaf]:
     """Every leaf by every path to it: a module's gradient has shared leaves more than once."""
-    if isinstance(node, (nnx.Variable, jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+    is_array = isinstance(node, (nnx.Variable, jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    if is_array and hasattr(node, "shape"):  # a Variable may hold a number or a tree instead
         yield _Leaf(path, node, layer)
     elif isinstance(node, nnx.Pytree):
         if not any(node is other for other in above):

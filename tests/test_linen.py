@@ -247,6 +247,16 @@ def test_layers_that_own_no_kernel_are_an_error(layer):
         linen_kernel_axes(nn.Dense(4), KEY, X, layers=(layer,))
 
 
+def test_subclass_that_keeps_its_kernel_under_another_name_is_unknown():
+    class Renamed(nn.Dense):
+        @nn.compact
+        def __call__(self, inputs):
+            return inputs @ self.param("weight", self.kernel_init, (3, self.features))
+
+    axes, variables = asked(Renamed(4))
+    assert "left alone, unknown layer Renamed: 1 leaf, 12 weights" in tabulate(variables, axes)
+
+
 def test_shared_scopes_and_kernels_tied_with_different_axes():
     class Adapted(nn.Module):
         def setup(self):

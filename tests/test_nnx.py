@@ -131,6 +131,21 @@ def test_abstract_models_and_cycles_are_walked():
     assert found(Cyclic()) == {"layer/kernel": (0,)}
 
 
+def test_variables_that_hold_numbers_or_trees():
+    class Odd(nnx.Module):
+        def __init__(self):
+            self.count = nnx.Variable(0)
+            self.tree = nnx.Param({"kernel": jnp.ones((2, 3))})
+            self.layer = nnx.Linear(2, 3, rngs=rngs())
+
+    model = Odd()
+    axes = nnx_kernel_axes(model)(nnx.state(model, nnx.Param))
+    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
+    assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if leaf is not None] == [
+        ("['layer']['kernel'].value", (0,))
+    ]
+
+
 def test_module_that_is_no_pytree_is_walked():
     class Plain(nnx.Module, pytree=False):
         def __init__(self):
