@@ -60,16 +60,18 @@ def load(name):
     return model, state, jnp.asarray(images.astype(np.float32).transpose(0, 2, 3, 1)), expected
 
 
-@nnx.jit
-def forward(model, images):
+def outputs(model, images):
     stages = model.features(images)
     return model.head(stages[-1]), stages
+
+
+forward = nnx.jit(outputs)
 
 
 @nnx.jit
 def forward_and_gradients(model, images):
     def loss(model):
-        logits, stages = forward(model, images)
+        logits, stages = outputs(model, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.array([1, 3]))
         return losses.mean(), (logits, stages)
 
