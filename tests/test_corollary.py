@@ -1,9 +1,9 @@
 """Corollary 4.1 as a judge that knows no axes.
 
-A constant shift of a linear layer's whole input changes its output by the shift times 1ᵀw. Behind GC
-that is what it was at the start, however long the layer is trained. For convolutions every
-output must see the whole kernel (VALID or CIRCULAR padding, a transposed one's interior),
-and layers one behind the other are judged each on its own input.
+A constant shift of a linear layer's whole input changes its output by the shift times 1ᵀw.
+Behind GC that is what it was at the start, however long the layer is trained. For
+convolutions every output must see the whole kernel (VALID or CIRCULAR padding, a transposed
+one's interior), and layers one behind the other are judged each on its own input.
 """
 
 import dataclasses
