@@ -1,0 +1,95 @@
+"""What a data set is once its files are found: labels, and random access to decoded images."""
+
+import dataclasses
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+
+class DatasetError(Exception):
+    """A data set's files are missing, truncated or of another kind; the message names the path."""
+
+
+class Example(TypedDict):
+    """One decoded image, uint8 (height, width, channels), and its class."""
+
+    image: np.ndarray
+    label: int
+
+
+class Source(Protocol):
+    """Random access to examples whose labels are known without decoding an image."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 (N,)."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels), or None where sizes vary."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def take(self, indices: np.ndarray, labels: np.ndarray) -> "Source":
+        """Gives the examples at `indices`, in that order, under new labels."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images held in memory.
+
+    Attributes:
+      images: uint8 (N, height, width, channels).
+      labels: int32 (N,).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+    def take(self, indices: np.ndarray, labels: np.ndarray) -> "Arrays":
+        return Arrays(self.images[indices], labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a data set.
+
+    Attributes:
+      name: one of `datasets.NAMES`.
+      split: "train", "validation" or "test".
+      class_names: the name of each label.
+      source: the examples.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    source: Source
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels) as stored, or None where sizes vary."""
+        return self.source.image_shape
+
+    def __len__(self) -> int:
+        return len(self.source)
