@@ -246,4 +246,4 @@ def lacks_memory(needed: int) -> str | None:
     available = available_bytes()
     if needed <= available:
         return None
-    return f"{needed / 1e9:.2f} GB are needed, {available / 1e9:.2f} GB are free"
+    return f"{needed / 1e9:.3g} GB are needed, {available / 1e9:.3g} GB are free"

@@ -60,7 +60,7 @@ class Config:
 
     def __post_init__(self):
         for name in self.trees:
-            trees.create(name)
+            trees.check(name)
         for name in self.optimizers:
             measure.optimizer(name)
         if not self.trees or not self.optimizers:
@@ -215,6 +215,8 @@ def run(config: Config, console: Console, write: Callable[[Record], None]) -> li
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("starting", total=len(units) + bool(config.step_rounds) + len(nets))
         keep([machine(config)])
+        for optimizer in config.optimizers:  # the first trace of anything is slower than the next
+            measure.compile_updates(trees.create("1e5x100"), measure.optimizer(optimizer))
         for name, optimizer in units:
             progress.update(bar, description=f"{name}, {optimizer}")
             keep(measure_update(name, optimizer, config.rounds, config.seconds))

@@ -70,6 +70,13 @@ class Tree(NamedTuple):
         return self.parameters < 5e8
 
 
+def check(name: str) -> None:
+    """Raises ValueError for an unknown name, with the known ones, the nearest first."""
+    if name not in NAMES:
+        nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
+        raise ValueError(f"no tree is called {name!r}; there are {', '.join(nearest)}")
+
+
 def create(name: str) -> Tree:
     """Makes one of `NAMES`.
 
@@ -80,6 +87,7 @@ def create(name: str) -> Tree:
     Raises:
       ValueError: an unknown name; the known ones are listed, the nearest first.
     """
+    check(name)
     if name in _NETS:
         stem, classes = ("cifar", 10) if name == "resnet20" else ("imagenet", 1000)
         model = nnx.eval_shape(
@@ -90,14 +98,11 @@ def create(name: str) -> Tree:
     if name == "vit_b16":
         params, axes = _vision_transformer()
         return Tree(name, params, axes, centralize(axes))
-    if name in _SYNTHETIC:
-        parameters, leaves = _SYNTHETIC[name]
-        # A multiple of 8, so that eight devices can share a kernel.
-        side = 8 * round((parameters / leaves) ** 0.5 / 8)
-        params = {f"layer{i:04}": {"kernel": _shape(side, side)} for i in range(leaves)}
-        return Tree(name, params, kernel_axes(params), centralize())
-    nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
-    raise ValueError(f"no tree is called {name!r}; there are {', '.join(nearest)}")
+    parameters, leaves = _SYNTHETIC[name]
+    # A multiple of 8, so that eight devices can share a kernel.
+    side = 8 * round((parameters / leaves) ** 0.5 / 8)
+    params = {f"layer{i:04}": {"kernel": _shape(side, side)} for i in range(leaves)}
+    return Tree(name, params, kernel_axes(params), centralize())
 
 
 def _shape(*shape: int) -> jax.ShapeDtypeStruct:
