@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from examples.benchmarks import collectives, trees
+from optax_gc import centralize
 
 TEXT = """
   %add.1 = f32[8]{0} add(%a, %b)
@@ -39,6 +40,14 @@ def test_layouts_split_the_largest_axis_that_devices_can_share(layout, query, ou
     net = collectives.shard(trees.create("resnet18"), layout, mesh)
     (conv,) = [leaf for leaf in jax.tree.leaves(net) if leaf.shape == (7, 7, 3, 64)]
     assert conv.sharding.spec == P(*stem)
+
+
+def test_of_two_axes_the_larger_is_split():
+    kernel = jax.ShapeDtypeStruct((8, 64, 5), np.float32)
+    tree = trees.Tree("pair", {"kernel": kernel}, {"kernel": (0, 1)}, centralize())
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    sharded = collectives.shard(tree, "fsdp", mesh)["kernel"]
+    assert sharded.sharding.spec == P(None, "devices", None)
 
 
 @pytest.mark.parametrize("optimizer", ["sgdm", "adamw"])
