@@ -40,7 +40,13 @@ class Program(NamedTuple):
 
     @property
     def bytes_accessed(self) -> float:
-        """Bytes that its kernels read and write, as XLA counts them."""
+        """Bytes that its kernels read and write, as XLA counts them.
+
+        On CPU it hands sums to a library (YNNPACK). Of dense kernels from 8e6 parameters on, that
+        library also takes the subtraction and, under SGDM, the momentum: XLA sees its arguments and
+        results alone, and counts one read too few. Under Adam the centralized gradient becomes such a
+        result, a temporary. ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=`` turns the library off.
+        """
         cost = self.compiled.cost_analysis()
         if cost is None:
             raise RuntimeError("this backend counts no bytes: run with JAX_PLATFORMS=cpu")

@@ -43,7 +43,17 @@ def test_the_error_is_counted_in_ulp_of_the_largest_gradient():
 
 def test_the_whole_program(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "examples.benchmarks.alternatives"]
-    flags = ["--shapes", "3x3x8x8", "64x16", "--rounds", "6", "--seconds", "0"]
+    flags = [
+        "--shapes",
+        "3x3x8x8",
+        "64x16",
+        "--rounds",
+        "6",
+        "--seconds",
+        "0",
+        "--optimizer",
+        "adam",
+    ]
     done = subprocess.run(
         command + flags,
         cwd=tmp_path,
@@ -63,7 +73,7 @@ def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
     monkeypatch.setattr(measure, "available_bytes", lambda: 1000)
     monkeypatch.setattr(measure, "time_chained", None)
     with pytest.raises(MemoryError, match=r"shape \(1000, 100\): 0.00\d+ GB are needed, 1e-06 GB"):
-        alternatives.time_forms((1000, 100), 6, 0.0)
+        alternatives.time_forms((1000, 100), "sgdm", 6, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +82,7 @@ def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
         ({"shapes": ("3",)}, "--shapes 3: give at least two sizes"),
         ({"shapes": ("3x0",)}, "--shapes 3x0: give at least two sizes"),
         ({"shapes": ("axb",)}, "--shapes axb: give at least two sizes"),
+        ({"optimizer": "lion"}, "no optimizer is called 'lion'; there are"),
         ({"rounds": 5}, "--rounds 5: an interval needs at least 6 rounds"),
         ({"seconds": float("nan")}, "--seconds nan: give 0 or more"),
     ],
