@@ -106,8 +106,9 @@ def _count_table(records):
     table = _table(
         "Update step, counted",
         ("tree", "optimizer", "params", "leaves", "bytes", "temp, kB", "trace, s", "compile, s"),
-        "Bytes: those that XLA's kernels read and write, with optax_gc beside no GC. Temp: temporaries "
-        "of optax_gc (the means alone). Seconds: no GC → optax_gc, each once.",
+        "Bytes: those that XLA's kernels read and write, with optax_gc beside no GC; on CPU it counts too "
+        "few for dense kernels of more than 8e6 parameters (VGG's; see measure.Program). Temp: temporaries "
+        "of optax_gc, in brackets the means. Seconds: no GC → optax_gc, each once.",
     )
     for rows in by_unit(records):
         none, ours = rows["none"], rows["ours"]
