@@ -18,6 +18,8 @@ import optax_gc
 from optax_gc import centralize, kernel_axes
 from tests.test_sharding import collectives
 
+pytestmark = pytest.mark.newest_xla
+
 PARAMS = {
     f"layer{i}": {
         "conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 128, 128), jnp.float32)},

@@ -56,6 +56,7 @@ def test_the_arms_are_what_they_are_called():
     np.testing.assert_allclose(conv.mean((1, 2, 3)), 0, atol=1e-6)
 
 
+@pytest.mark.newest_xla
 @pytest.mark.parametrize("optimizer", measure.OPTIMIZERS)
 def test_the_bound_is_what_xla_counts(optimizer):
     """And the naive one-liner is compiled once with ours: it is the same program."""

@@ -62,6 +62,7 @@ def test_the_whole_program(tmp_path):
         assert word in done.stdout
 
 
+@pytest.mark.newest_xla
 def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
     def allocate(*args):
         raise AssertionError("allocated")
