@@ -1,0 +1,38 @@
+"""Where a result comes from: versions, machine, commit."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """Gives the versions, devices and commit of this process, as JSON takes them."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "devices": f"{jax.device_count()} x {device.device_kind}",
+        "processes": jax.process_count(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """Gives the commit that this code is of, with "-dirty" after it where files are changed.
+
+    None where it is not in a Git repository, or there is no Git.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None

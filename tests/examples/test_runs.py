@@ -1,0 +1,168 @@
+"""The runs against the paper's tables and settings, written down here a second time."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from examples import classifier, datasets
+from examples.datasets.records import Arrays
+from examples.runs import RUNS, Config
+from examples.training import mesh as meshes
+
+CIFAR = {
+    "dataset": "cifar100",
+    "stem": "cifar",
+    "norm": "bn",
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 5e-4,
+    "batch_size": 128,
+    "epochs": 200,
+    "milestones": (60, 120, 180),
+    "gc": "conv",
+}
+IMAGENET = {
+    "dataset": "imagenet",
+    "stem": "imagenet",
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 1e-4,
+    "batch_size": 256,
+    "epochs": 100,
+    "milestones": (30, 60, 90),
+    "gc": "conv",
+}
+FINE_GRAINED = {
+    "model": "resnet50",
+    "norm": "bn",
+    "stem": "imagenet",
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "head_learning_rate": 0.1,
+    "weight_decay": 1e-4,
+    "batch_size": 256,
+    "epochs": 100,
+    "milestones": (50, 80),
+    "gc": "conv+fc",
+}
+MINI = IMAGENET | {
+    "dataset": "mini_imagenet",
+    "model": "resnet50",
+    "norm": "bn",
+    "batch_size": 128,
+    "gc": "conv+fc",
+}
+
+
+def table2(optimizer, rate, decay):
+    return CIFAR | {
+        "model": "resnet50",
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "weight_decay": decay,
+    }
+
+
+# Every cell of Tables 1 to 4; Figures 6 and 7 show runs of Tables 3 and 4.
+PAPER = {
+    "table1-resnet18": CIFAR | {"model": "resnet18"},
+    "table1-resnet101": CIFAR | {"model": "resnet101"},
+    "table1-resnext29_4x64d": CIFAR | {"model": "resnext29_4x64d"},
+    "table1-vgg11": CIFAR | {"model": "vgg11"},
+    "table1-densenet121": CIFAR | {"model": "densenet121"},
+    "table2-sgd": table2("sgd", 0.1, 5e-4),
+    "table2-adam": table2("adam", 0.001, 5e-4),
+    "table2-adagrad": table2("adagrad", 0.01, 5e-4),
+    "table2-sgdw": table2("sgdw", 0.1, 1e-3),
+    "table2-adamw": table2("adamw", 0.001, 1e-3),
+    "table3-resnet50-bn": IMAGENET | {"model": "resnet50", "norm": "bn"},
+    "table3-resnet50-gn": IMAGENET | {"model": "resnet50", "norm": "gn"},
+    "table3-resnet101-bn": IMAGENET | {"model": "resnet101", "norm": "bn"},
+    "table3-resnet101-gn": IMAGENET | {"model": "resnet101", "norm": "gn"},
+    "table4-aircraft": FINE_GRAINED | {"dataset": "aircraft"},
+    "table4-cars": FINE_GRAINED | {"dataset": "cars"},
+    "table4-dogs": FINE_GRAINED | {"dataset": "dogs"},
+    "table4-cub": FINE_GRAINED | {"dataset": "cub"},
+    "figure5-bn": MINI | {"weight_standardization": False},
+    "figure5-bn-ws": MINI | {"weight_standardization": True},
+}
+# Alike in all of them.
+COMMON = {
+    "momentum": 0.9,
+    "schedule": "step",
+    "warmup_epochs": 0,
+    "label_smoothing": 0.0,
+    "width": None,
+    "dtype": "float32",
+    "train_images": None,
+    "validation": 0,
+    "pool": 1,
+}
+
+
+def test_the_paper_s_runs_are_complete():
+    assert {name for name in RUNS if name.startswith(("table", "figure"))} == PAPER.keys()
+    for figure in ("Figure 5", "Figure 6", "Figure 7"):
+        assert any(figure in text for text, _ in RUNS.values())
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_run_has_the_paper_s_settings(name):
+    config = dataclasses.asdict(RUNS[name][1])
+    expected = {"head_learning_rate": None, "weight_standardization": False} | COMMON | PAPER[name]
+    assert {key: config[key] for key in expected} == expected
+
+
+def tiny(name, classes):
+    """A data set of one batch of the shape's channels, in place of one that is not here."""
+    images = Arrays(np.zeros((256, 2, 2, 3), np.uint8), np.zeros(256, np.int32))
+    return datasets.Dataset(name, "train", tuple(map(str, range(classes))), images)
+
+
+@pytest.mark.parametrize("gc", ["off", "conv", "conv+fc"])
+@pytest.mark.parametrize(
+    "name", ["table1-resnet18", "table2-adagrad", "table3-resnet50-gn", "figure5-bn-ws"]
+)
+def test_a_run_can_be_built_with_gc_anywhere(name, gc):
+    config = dataclasses.replace(RUNS[name][1], gc=gc, width=4)
+    data = tiny(config.dataset, 100)
+    task = classifier.prepare(
+        config, classifier.Data(data, data, *[lambda image, rng: image] * 2), meshes.make_mesh()
+    )
+    milestone = config.milestones[0] * task.steps_per_epoch
+    assert float(task.learning_rate(milestone - 1)) == pytest.approx(config.learning_rate)
+    assert float(task.learning_rate(milestone)) == pytest.approx(config.learning_rate / 10)
+
+
+SMALL = RUNS["digits"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "cifar10"}, "--dataset cifar10: one of cifar100, "),
+        ({"model": "alexnet"}, "--model alexnet: one of resnet8, "),
+        ({"epochs": 0}, "--epochs 0: at least 1"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: a positive number"),
+        ({"head_learning_rate": 0.0}, "--head-learning-rate 0.0: a positive number"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: 0 or more"),
+        ({"momentum": 1.0}, "--momentum 1.0: at least 0 and below 1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0: at least 0 and below 1"),
+        ({"seed": -1}, "--seed -1: 0 to "),
+        ({"warmup_epochs": 15}, "--warmup-epochs 15: fewer than --epochs"),
+        ({"schedule": "step"}, "the step schedule needs them"),
+        ({"milestones": (5,)}, "the others have none"),
+        ({"schedule": "step", "milestones": (9, 5)}, "epochs in rising order"),
+        ({"schedule": "step", "milestones": (15,)}, "before the end"),
+    ],
+)
+def test_a_setting_that_makes_no_sense(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SMALL.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(SMALL, Config)

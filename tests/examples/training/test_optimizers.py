@@ -1,0 +1,127 @@
+"""Schedules to the step, the two rates of fine-tuning, and the five optimizers by name."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import optax_gc
+from examples import models
+from examples.training.optimizers import make_gc, make_optimizer, make_schedule, with_head_rate
+from optax_gc import centralize, conv_kernels
+
+
+def rates(schedule, steps):
+    return np.array([float(schedule(step)) for step in range(steps)])
+
+
+def test_a_step_schedule_drops_at_the_milestones_and_nowhere_else():
+    seen = rates(make_schedule("step", 0.1, steps=10, milestones=(3, 7)), 10)
+    np.testing.assert_allclose(seen, [0.1] * 3 + [0.01] * 4 + [0.001] * 3, rtol=1e-6)
+
+
+def test_a_cosine_schedule_falls_from_its_peak_to_0():
+    seen = rates(make_schedule("cosine", 0.2, steps=8), 9)
+    expected = 0.1 * (1 + np.cos(np.pi * np.arange(9) / 8))
+    np.testing.assert_allclose(seen, expected, atol=1e-7)
+
+
+def test_a_constant_schedule():
+    assert set(rates(make_schedule("constant", 0.25, steps=4), 4)) == {0.25}
+
+
+@pytest.mark.parametrize("warmup", [1, 4])
+def test_a_warm_up_rises_in_equal_steps_to_the_peak(warmup):
+    schedule = make_schedule("step", 0.8, steps=12, milestones=(6,), warmup=warmup)
+    rise = 0.8 * np.arange(1, warmup + 1) / warmup
+    expected = [*rise, *[0.8] * (6 - warmup), *[0.08] * 6]
+    np.testing.assert_allclose(rates(schedule, 12), expected, rtol=1e-6)
+
+
+def test_behind_a_warm_up_the_cosine_ends_with_the_run():
+    seen = rates(make_schedule("cosine", 0.2, steps=12, warmup=4), 13)
+    expected = 0.1 * (1 + np.cos(np.pi * np.arange(9) / 8))
+    np.testing.assert_allclose(seen[4:], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "linear"}, "no schedule is called 'linear'"),
+        ({"kind": "cosine", "warmup": 10}, "a warm-up of 10 steps leaves nothing of a run of 10"),
+        ({"kind": "step", "milestones": (2, 5), "warmup": 3}, "begin in the warm-up"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_schedule(peak=0.1, steps=10, **settings)
+
+
+@pytest.fixture(scope="module")
+def params():
+    net = models.create("resnet8", num_classes=10, stem="cifar", width=4, rngs=nnx.Rngs(0))
+    return nnx.state(net, nnx.Param)
+
+
+def updates(tx, params) -> Any:
+    """What two steps of the same gradients make: the second shows the momentum."""
+    grads = jax.tree.map(lambda x: jnp.sin(3 * x) + 0.1, params)
+    state = tx.init(params)
+    _, state = tx.update(grads, state, params)
+    return tx.update(grads, state, params)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sgd", functools.partial(optax_gc.sgd, momentum=0.9)),
+        ("sgdw", functools.partial(optax_gc.sgdw, momentum=0.9)),
+        ("adam", optax_gc.adam),
+        ("adamw", optax_gc.adamw),
+        ("adagrad", functools.partial(optax_gc.adagrad, eps=1e-20)),
+    ],
+)
+def test_the_five_optimizers(name, expected, params):
+    seen = make_optimizer(name, 0.1, weight_decay=0.01, gc=make_gc("conv"))
+    wanted = expected(0.1, weight_decay=0.01, gc=centralize(mask=conv_kernels))
+    jax.tree.map(np.testing.assert_array_equal, updates(seen, params), updates(wanted, params))
+
+
+def test_an_unknown_optimizer():
+    with pytest.raises(ValueError, match="no optimizer is called 'lion'"):
+        make_optimizer("lion", 0.1, gc=make_gc("off"))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("gc", "conv", "fc"), [("off", False, False), ("conv", True, False), ("conv+fc", True, True)]
+)
+def test_where_gradients_are_centralized(gc, conv, fc, params):
+    seen, _ = make_gc(gc).update(params, optax.EmptyState())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(seen)[0]:
+        if leaf.ndim > 1:
+            mean = jnp.abs(leaf.mean(tuple(range(leaf.ndim - 1)))).max()
+            assert (mean < 1e-6) == (fc if leaf.ndim == 2 else conv), path
+
+
+def test_the_control_averages_over_other_axes(params):
+    seen: Any = make_gc("optax.centralize").update(params, optax.EmptyState())[0]
+    kernel = seen["stages"][0][0]["conv1"]["kernel"][...]
+    assert jnp.abs(kernel.mean((1, 2, 3))).max() < 1e-6
+    assert jnp.abs(kernel.mean((0, 1, 2))).max() > 1e-3
+
+
+def test_two_learning_rates(params):
+    def make(rate):
+        return make_optimizer("sgd", rate, weight_decay=0.01, gc=make_gc("conv+fc"))
+
+    seen = updates(with_head_rate(make, 0.01, 0.1, "fc"), params)
+    body, head = updates(make(0.01), params), updates(make(0.1), params)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(seen)[0]:
+        of = head if path[0].key == "fc" else body
+        expected = functools.reduce(lambda tree, key: tree[key.key], path[:-1], of)[...]
+        np.testing.assert_array_equal(leaf, expected, err_msg=str(path))
