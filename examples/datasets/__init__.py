@@ -94,7 +94,7 @@ def _read(
     if found != expected and not partial:
         raise DatasetError(
             f"{data_dir}: expected {expected[0]} {split} images of {expected[1]} classes, the whole "
-            f"of {name}; found {found[0]} of {found[1]} (partial=True takes a part of it)"
+            f"of {name}; found {found[0]} of {found[1]} (partial=True or --partial takes a part of it)"
         )
     return source, class_names
 
