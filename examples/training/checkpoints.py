@@ -84,9 +84,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             )
         except Exception as error:  # of Orbax, TensorStore, Grain or the file system
             raise CheckpointError(
-                f"{self._folder / str(step)} cannot be read: {error}\nIt belongs to another number "
-                "of processes or data workers, or is damaged; without it the run goes on from the "
-                "one before"
+                f"{self._folder / str(step)} cannot be read: {error}\nIt is of another number of "
+                "processes, or damaged; without it the run goes on from the one before"
             ) from error
         return step, restored["state"], restored["record"]
 
