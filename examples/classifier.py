@@ -18,7 +18,7 @@ from examples.runs import Config
 from examples.training import mesh as meshes
 from examples.training import optimizers, step
 from examples.training.checkpoints import read_variables
-from optax_gc import centralize, kernel_axes
+from optax_gc.diagnostics import gradient_stats
 
 
 class Data(NamedTuple):
@@ -42,7 +42,7 @@ class Task(NamedTuple):
     eval_step: Callable
 
 
-def load_data(config: Config, data_dir: Path | None) -> Data:
+def load_data(config: Config, data_dir: Path | None, *, partial: bool = False) -> Data:
     """Finds a config's images; errors are those of `datasets.load`."""
     load = functools.partial(
         datasets.load,
@@ -50,6 +50,7 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
         data_dir=data_dir,
         validation=config.validation,
         classes=config.classes,
+        partial=partial,
     )
     test = load("validation" if config.validation else "test")
     train = load("train", limit=config.train_images, seed=config.seed)
@@ -87,20 +88,17 @@ def measure_gc(grads: Any) -> step.Metrics:
 
     The L2 norm and the largest absolute value of Figure 4, and the share of the squared norm.
     """
-    centralized, _ = centralize().update(grads, optax.EmptyState())
-    axes = jax.tree.leaves(kernel_axes(grads), is_leaf=lambda x: x is None or type(x) is tuple)
-    leaves = jax.tree_util.tree_flatten_with_path(grads)[0]
-    measured, energy = {}, {"before": jnp.zeros(()), "after": jnp.zeros(())}
-    for its, (path, before), after in zip(axes, leaves, jax.tree.leaves(centralized), strict=True):
-        if its is None:
-            continue
-        name = step.path_name(path)
-        for when, gradient in (("before", before), ("after", after)):
-            squared = (gradient.astype(jnp.float32) ** 2).sum()
-            energy[when] += squared
-            measured[f"gc/{name}/norm_{when}"] = jnp.sqrt(squared)
-            measured[f"gc/{name}/max_{when}"] = jnp.abs(gradient).max()
-    return {**measured, "gc/share_removed": 1 - energy["after"] / energy["before"]}
+    stats = gradient_stats(grads)
+    before, after = (
+        jnp.stack([getattr(kernel, norm) ** 2 for kernel in stats.values()]).sum()
+        for norm in ("norm_before", "norm_after")
+    )
+    measured = {
+        f"gc/{path}/{name}": value
+        for path, kernel in stats.items()
+        for name, value in kernel._asdict().items()
+    }
+    return {**measured, "gc/share_removed": 1 - after / before}
 
 
 def read_weights(path: Path) -> Callable[[Any], None]:

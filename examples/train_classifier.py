@@ -43,6 +43,8 @@ class Options:
 
     data_dir: Path | None = None
     """Where the data set lies. Digits and MNIST-5k need none, nor Debian's Fashion-MNIST."""
+    partial: bool = False
+    """Take a data set that is smaller than the published one."""
     out: Path | None = None
     """The run's folder; by default runs/RUN-GC-SEED."""
     workers: int = 0
@@ -293,7 +295,7 @@ def main() -> None:
     try:
         if options.distributed:
             jax.distributed.initialize(options.coordinator, options.processes, options.process)
-        data = load_data(config, options.data_dir)
+        data = load_data(config, options.data_dir, partial=options.partial)
         mesh = meshes.make_mesh(options.data_parallel, options.fsdp)
         task = prepare(config, data, mesh, diagnose=options.diagnose)
     except (CheckpointError, DatasetError, ImportError, OSError, TypeError, ValueError) as error:

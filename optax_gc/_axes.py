@@ -62,7 +62,7 @@ def kernel_axes(tree: Any, *, out_axis: int = -1, ranks: Sequence[int] = (2, 4))
 
     def axes_of(path, leaf):
         rank = np.ndim(leaf)
-        if rank not in ranks or not _is_kernel_name(path):
+        if rank not in ranks or not is_kernel_name(last_name(path)):
             return None
         if not -rank <= out_axis < rank:
             raise ValueError(
@@ -92,7 +92,9 @@ def conv_kernels(tree: Any) -> Any:
       >>> optax_gc.conv_kernels({"conv": jnp.ones((3, 3, 16, 32)), "head": jnp.ones((32, 10))})
       {'conv': True, 'head': False}
     """
-    return _map_kernels(lambda path, leaf: np.ndim(leaf) == 4 and _is_kernel_name(path), tree)
+    return _map_kernels(
+        lambda path, leaf: np.ndim(leaf) == 4 and is_kernel_name(last_name(path)), tree
+    )
 
 
 def dense_kernels(tree: Any) -> Any:
@@ -110,7 +112,9 @@ def dense_kernels(tree: Any) -> Any:
       >>> optax_gc.dense_kernels({"conv": jnp.ones((3, 3, 16, 32)), "head": jnp.ones((32, 10))})
       {'conv': False, 'head': True}
     """
-    return _map_kernels(lambda path, leaf: np.ndim(leaf) == 2 and _is_kernel_name(path), tree)
+    return _map_kernels(
+        lambda path, leaf: np.ndim(leaf) == 2 and is_kernel_name(last_name(path)), tree
+    )
 
 
 def leaf_name(path: Any) -> str:
@@ -124,15 +128,21 @@ def _map_kernels(function, tree):
     )
 
 
-def _is_kernel_name(path) -> bool:
+def is_kernel_name(name: str) -> bool:
+    """Whether a name is not one of those that say that a leaf is no kernel."""
+    name = name.lower()
+    return not (
+        name.endswith(("bias", "scale", "offset", "token")) or "embed" in name or name == "b"
+    )
+
+
+def last_name(path: Any) -> str:
+    """The last string in a leaf's path, which is its name."""
     # A box adds `.value` behind the name of what it holds (nnx.Variable, Linen's Partitioned).
     while path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
     keys = (getattr(key, "name", getattr(key, "key", None)) for key in reversed(path))
-    name = next((key.lower() for key in keys if isinstance(key, str)), "")
-    return not (
-        name.endswith(("bias", "scale", "offset", "token")) or "embed" in name or name == "b"
-    )
+    return next((key for key in keys if isinstance(key, str)), "")
 
 
 def _is_int(value) -> bool:

@@ -74,14 +74,20 @@ def centralize(axes: Any = kernel_axes, *, mask: Any = None) -> optax.GradientTr
     def update(updates, params):
         del params
         leaves, treedef = resolve(updates, axes, mask)
-        return treedef.unflatten([_project(leaf.value, leaf.axes) for leaf in leaves])
+        return treedef.unflatten([project(leaf.value, leaf.axes) for leaf in leaves])
 
     return optax.stateless(update)
 
 
-def _project(gradient: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+def project(gradient: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+    """Subtracts the mean over `axes`, which may be None: none at all."""
     if axes is None:
         return gradient
-    dtype = jnp.float32 if jnp.finfo(gradient.dtype).bits < 32 else gradient.dtype
-    wide = jnp.asarray(gradient, dtype)
+    wide = widen(gradient)
     return (wide - jnp.mean(wide, axis=axes, keepdims=True)).astype(gradient.dtype)
+
+
+def widen(array: jax.Array) -> jax.Array:
+    """At least float32, in which sums are taken."""
+    narrow = jnp.finfo(array.dtype).bits < 32
+    return jnp.asarray(array, jnp.float32 if narrow else array.dtype)

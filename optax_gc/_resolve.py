@@ -1,5 +1,6 @@
 """Which leaf of an axes tree or a mask belongs to which leaf of the updates."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +10,19 @@ import optax
 
 from optax_gc._axes import leaf_name
 
+NO_AXES = "no axes given"
+
 
 class Leaf(NamedTuple):
     """A leaf of the updates and the axes, non-negative, that are averaged over.
 
-    ``axes`` is None where the leaf is left alone.
+    ``axes`` is None where the leaf is left alone, for ``reason``.
     """
 
     path: tuple[Any, ...]
     value: Any
     axes: tuple[int, ...] | None
+    reason: str
 
 
 def resolve(tree: Any, axes: Any, mask: Any = None) -> tuple[list[Leaf], Any]:
@@ -29,7 +33,7 @@ def resolve(tree: Any, axes: Any, mask: Any = None) -> tuple[list[Leaf], Any]:
     Raises ValueError or TypeError, naming the leaf, for a prefix that does not fit, for axes that
     a leaf does not have, and for values that are no axes or no bool.
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_absent)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_absent)
     if _is_function(axes):
         axes = axes(tree)
         if axes is None and not jax.tree_util.treedef_is_leaf(treedef):
@@ -40,8 +44,19 @@ def resolve(tree: Any, axes: Any, mask: Any = None) -> tuple[list[Leaf], Any]:
     mask = [True] * len(leaves) if mask is None else _broadcast(mask, tree, _is_leaf, "mask")
     resolved = []
     for (path, value), its_axes, its_mask in zip(leaves, axes, mask, strict=True):
-        used = not _is_absent(value) and _checked_mask(its_mask, value, path) and _is_inexact(value)
-        resolved.append(Leaf(path, value, _checked_axes(its_axes, value, path) if used else None))
+        used, reason = None, ""
+        if is_absent(value) or not _checked_mask(its_mask, value, path):
+            reason = "masked"
+        elif not _is_inexact(value):
+            reason = "not floating point"
+        elif its_axes is None:
+            reason = NO_AXES
+        else:
+            used = _checked_axes(its_axes, value, path)
+            # The mean of a single weight is that weight: without it, it would never train.
+            if math.prod(value.shape[axis] for axis in used) <= 1:
+                used, reason = None, "fan-in 1"
+        resolved.append(Leaf(path, value, used, reason))
     return resolved, treedef
 
 
@@ -51,8 +66,8 @@ def _broadcast(prefix, tree, is_leaf, what):
 
     def descend(prefix, node, path):
         # A masked node may stand for a whole subtree, whatever the prefix holds there.
-        if is_leaf(prefix) or _is_absent(node):
-            found.extend([prefix] * len(jax.tree.leaves(node, is_leaf=_is_absent)))
+        if is_leaf(prefix) or is_absent(node):
+            found.extend([prefix] * len(jax.tree.leaves(node, is_leaf=is_absent)))
             return
         given, given_def = _children(prefix)
         children, treedef = _children(node)
@@ -92,8 +107,6 @@ def _difference(prefix, node, path):
 
 
 def _checked_axes(axes, leaf, path):
-    if axes is None:
-        return None
     shape = tuple(leaf.shape)
     where = f"the leaf {leaf_name(path)} of shape {shape}"
     if type(axes) not in (tuple, list) or not all(
@@ -106,9 +119,7 @@ def _checked_axes(axes, leaf, path):
     axes_from_front = tuple(int(axis) % len(shape) for axis in axes)
     if len(set(axes_from_front)) < len(axes):
         raise ValueError(f"axes={axes!r} name an axis of {where} twice")
-    # The mean of a single weight is that weight: without it, it would never train.
-    fan_in = np.prod([shape[axis] for axis in axes_from_front], dtype=np.int64)
-    return axes_from_front if fan_in > 1 else None
+    return axes_from_front
 
 
 def _checked_mask(mask, leaf, path):
@@ -119,12 +130,12 @@ def _checked_mask(mask, leaf, path):
     return bool(mask)
 
 
-def _is_absent(node):
+def is_absent(node):
     return node is None or isinstance(node, optax.MaskedNode)
 
 
 def _is_leaf(node):
-    return _is_absent(node) or jax.tree_util.all_leaves([node])
+    return is_absent(node) or jax.tree_util.all_leaves([node])
 
 
 def _is_axes(node):

@@ -42,6 +42,7 @@ def load(
     limit: int | None = None,
     classes: Sequence[int] | None = None,
     seed: int = 0,
+    partial: bool = False,
 ) -> Dataset:
     """Finds one split of a data set and checks its files.
 
@@ -56,6 +57,8 @@ def load(
       limit: keep this many images, drawn by `seed`.
       classes: keep these classes alone; their labels become 0, 1, ... in this order.
       seed: of `limit`'s draw, nothing else.
+      partial: take a data set that is smaller than the published one. By default that is an error,
+        since a list or an archive cut short can look just so.
 
     Raises:
       DatasetError: a missing, truncated or foreign file.
@@ -67,7 +70,7 @@ def load(
         raise ValueError(f'split must be "train", "validation" or "test", not {split!r}')
     if split == "validation" and not validation:
         raise ValueError('split="validation" needs validation=, the number of images to hold out')
-    source, class_names = _read(name, "test" if split == "test" else "train", data_dir)
+    source, class_names = _read(name, "test" if split == "test" else "train", data_dir, partial)
     if classes is not None:
         source, class_names = _keep_classes(source, class_names, classes)
     if split != "test" and validation:
@@ -80,15 +83,18 @@ def load(
     return Dataset(name, split, class_names, source)
 
 
-def _read(name: str, split: str, data_dir: str | Path | None) -> tuple[Source, tuple[str, ...]]:
+def _read(
+    name: str, split: str, data_dir: str | Path | None, partial: bool
+) -> tuple[Source, tuple[str, ...]]:
     read, (train, test, classes) = _SETS[name]
     source, class_names = read(split, None if data_dir is None else Path(data_dir))
     found = (len(source), len(class_names))
     expected = (train if split == "train" else test, classes)
-    if found != expected:  # whatever reads without an error may still be a part of it
+    # Whatever reads without an error may still be a part of it.
+    if found != expected and not partial:
         raise DatasetError(
             f"{data_dir}: expected {expected[0]} {split} images of {expected[1]} classes, the whole "
-            f"of {name}; found {found[0]} of {found[1]}"
+            f"of {name}; found {found[0]} of {found[1]} (partial=True or --partial takes a part of it)"
         )
     return source, class_names
 

@@ -110,5 +110,8 @@ class DenseNet121(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Gives the logits (N, num_classes) of images (N, H, W, in_channels)."""
-        x = nnx.relu(self.norm(self.features(x)[-1]))
-        return self.fc(layers.global_average_pool(x))
+        return self.head(self.features(x)[-1])
+
+    def head(self, x: jax.Array) -> jax.Array:
+        """Gives the logits (N, num_classes) of the last block's output."""
+        return self.fc(layers.global_average_pool(nnx.relu(self.norm(x))))

@@ -176,7 +176,11 @@ class ResNet(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Gives the logits (N, num_classes) of images (N, H, W, in_channels)."""
-        return self.fc(layers.global_average_pool(self.features(x)[-1]))
+        return self.head(self.features(x)[-1])
+
+    def head(self, x: jax.Array) -> jax.Array:
+        """Gives the logits (N, num_classes) of the last stage's output."""
+        return self.fc(layers.global_average_pool(x))
 
 
 def _resnet(block: Callable, depths: Sequence[int], **spec: int) -> Callable[..., ResNet]:

@@ -80,7 +80,10 @@ class VGG11(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Gives the logits (N, num_classes) of images (N, H, W, in_channels)."""
-        x = self.features(x)[-1]
+        return self.head(self.features(x)[-1])
+
+    def head(self, x: jax.Array) -> jax.Array:
+        """Gives the logits (N, num_classes) of the last stage's output."""
         if self.stem == "cifar":
             return self.fc(layers.global_average_pool(x))
         x = layers.adaptive_average_pool(x, 7)

@@ -194,5 +194,6 @@ def draw_curves(lines: Iterable[Line], path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), ".-", color=color, label=kind)
         unit = ", %" if name == "accuracy" else ""
         axes.set(title=name + unit, xlabel="epoch", yscale="log" if name == "loss" else "linear")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     figure.savefig(path, dpi=120)

@@ -266,6 +266,14 @@ def test_a_part_of_a_data_set_is_refused(tmp_path, name):
         datasets.load(name, "train", tmp_path)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_a_part_of_a_data_set_is_taken_on_request(tmp_path, name):
+    NEEDED[name][0](tmp_path)
+    part = datasets.load(name, "train", tmp_path, partial=True)
+    assert len(part) == SIZES[name][0]
+    assert part.source[len(part) - 1]["image"].dtype == np.uint8
+
+
 def test_an_image_cut_short_after_loading_is_named_when_it_is_read(tmp_path, monkeypatch):
     builders.published(monkeypatch, "imagenet", 12, 6, 3)
     builders.imagenet(tmp_path, flat=False)

@@ -1,0 +1,262 @@
+"""What Gradient Centralization costs, beside no GC, optax.centralize and the naive one-liner.
+
+Each update step is compiled for shapes, counted (bytes moved, temporaries, seconds to trace and to
+compile), and timed in place: the arms take turns, and a second arm without GC shows how far two equal
+programs differ by chance. A whole training step and the traffic between eight virtual devices follow.
+Anything else that runs on the machine makes the times worthless.
+
+    python -m examples.benchmarks.overhead --help
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from examples.benchmarks import measure, report, step, trees
+from optax_gc import centralize
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure what GC costs: time, memory traffic, temporaries, compilation, collectives.
+
+    Nets are measured under every optimizer and on eight virtual devices, synthetic trees (1e7x400: 1e7
+    parameters in 400 leaves) under the first optimizer alone. A tree whose arrays do not fit into the
+    free memory, and the one of 1e9 parameters, is counted but not timed. Takes about eight minutes on
+    two quiet cores with 24 GiB; for a first look: --trees resnet18 --optimizers sgdm.
+    """
+
+    trees: tuple[str, ...] = trees.NAMES
+    """Parameter trees; an unknown name lists the known ones."""
+    optimizers: tuple[str, ...] = tuple(measure.OPTIMIZERS)
+    """Of sgdm, adam, adamw. The whole step and the collectives are measured under the first."""
+    rounds: int = 40
+    """Paired rounds in which each arm is timed once, at least 6."""
+    seconds: float = 5.0
+    """After these a tree under an optimizer gets no further round, once it has 6."""
+    step_rounds: int = 20
+    """Rounds of the whole training step (ResNet-20 on 32x32 images); 0 leaves it out."""
+    batch: int = 128
+    """Images in a training step."""
+    out: Path = Path("overhead.jsonl")
+    """JSON lines, written as they are measured; replaced if there. The picture goes beside it, as .png."""
+
+    def __post_init__(self):
+        for name in self.trees:
+            trees.check(name)
+        for name in self.optimizers:
+            measure.optimizer(name)
+        if not self.trees or not self.optimizers:
+            raise ValueError("--trees and --optimizers need at least one name each")
+        for flag, rounds in {"rounds": self.rounds, "step-rounds": self.step_rounds}.items():
+            if rounds < measure.MIN_ROUNDS and (flag, rounds) != ("step-rounds", 0):
+                raise ValueError(
+                    f"--{flag} {rounds}: an interval needs at least {measure.MIN_ROUNDS} rounds"
+                )
+        if not self.seconds >= 0:
+            raise ValueError(f"--seconds {self.seconds}: give 0 or more")
+        if self.batch < 1:
+            raise ValueError(f"--batch {self.batch}: at least 1 is needed")
+        if self.out.suffix != ".jsonl":
+            raise ValueError(f"--out {self.out}: the name must end in .jsonl")
+        if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
+            raise ValueError(f"--out {self.out}: no file can be written there")
+
+
+def machine(config: Config) -> Record:
+    """The first record: what was measured on what."""
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    packages = ("jax", "jaxlib", "optax", "flax", "numpy")
+    return {
+        "kind": "run",
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "available_bytes": measure.available_bytes(),
+        "config": dataclasses.asdict(config) | {"out": str(config.out)},
+    }
+
+
+def measure_update(name: str, optimizer: str, rounds: int, seconds: float) -> Iterator[Record]:
+    """The update step of a tree: a record for each arm, and for the control."""
+    begin = time.perf_counter()
+    tree, base = trees.create(name), measure.optimizer(optimizer)
+    programs = measure.compile_updates(tree, base)
+    needed = max(program.needed_bytes for program in programs.values())
+    why_not = "counted alone at this size" if not tree.timed else measure.lacks_memory(needed)
+    times, repeats = {}, 0
+    if why_not is None:
+        times, repeats = measure.time_updates(tree, base, programs, rounds, seconds)
+    elapsed = time.perf_counter() - begin
+    plain = programs["none"]
+    for arm in (*programs, "control"):
+        record = {
+            "kind": "update",
+            "tree": name,
+            "optimizer": optimizer,
+            "arm": arm,
+            "parameters": tree.parameters,
+            "leaves": len(tree.leaves),
+            "means_bytes": tree.means_bytes,
+            "bound": measure.BOUNDS[optimizer],
+            "seconds": round(elapsed, 2),
+            "not_timed": why_not,
+        }
+        if arm in programs:
+            program = programs[arm]
+            same = [other for other in programs if programs[other].text == program.text]
+            record |= {
+                "same_program_as": same[0] if same[0] != arm else None,
+                "bytes_accessed": program.bytes_accessed,
+                "bytes_ratio": program.bytes_accessed / plain.bytes_accessed,
+                "temporary_bytes": program.temporary_bytes,
+                "trace_seconds": program.trace_seconds,
+                "compile_seconds": program.compile_seconds,
+            }
+        if times:
+            record |= compare(times, arm) | {"repeats": repeats}
+        yield record
+
+
+def compare(times: dict[str, np.ndarray], arm: str) -> Record:
+    """An arm's times beside those of the arm without GC."""
+    its, base = times[arm], times["none"]
+    return {
+        "rounds": len(its),
+        "milliseconds": 1e3 * float(np.median(its)),
+        "extra_milliseconds": 1e3 * float(np.median(its - base)),
+        "ratio": measure.paired_ratio(its, base)._asdict(),
+    }
+
+
+def measure_step(optimizer: str, batch: int, rounds: int, seconds: float) -> Iterator[Record]:
+    """A whole training step with and without GC, and the update's extra time beside it."""
+    begin = time.perf_counter()
+    base = measure.optimizer(optimizer)
+    programs = step.compile_steps({"none": optax.identity(), "ours": centralize()}, base, batch)
+    record = {"kind": "step", "net": step.NET, "optimizer": optimizer, "batch": batch}
+    needed = max(program.needed_bytes for program in programs.values())
+    if why_not := measure.lacks_memory(needed):
+        yield record | {"arm": "ours", "not_timed": why_not}
+        return
+    times = step.time_steps(programs, base, batch, rounds)
+    tree = trees.create(step.NET)
+    updates, _ = measure.time_updates(
+        tree, base, measure.compile_updates(tree, base), rounds, seconds
+    )
+    for arm in ("none", "ours", "control"):
+        extra = compare(updates, arm)["extra_milliseconds"]
+        direct = compare(times, arm)
+        yield (
+            record
+            | direct
+            | {
+                "arm": arm,
+                "not_timed": None,
+                "update_extra_milliseconds": extra,
+                "share": extra / (1e3 * float(np.median(times["none"]))),
+                "seconds": round(time.perf_counter() - begin, 2),
+            }
+        )
+
+
+def measure_collectives(names: tuple[str, ...], optimizer: str) -> Iterator[Record]:
+    """The records of `examples.benchmarks.collectives`, which has eight devices, as they come."""
+    module = "examples.benchmarks.collectives"
+    command = [sys.executable, "-m", module, optimizer, *names]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield from map(json.loads, process.stdout or ())
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def run(config: Config, console: Console, write: Callable[[Record], None]) -> list[Record]:
+    """Measures all of it and hands each record to `write` as soon as it is there."""
+    records = []
+
+    def keep(found):
+        for record in found:
+            records.append(record)
+            write(record)
+
+    nets = tuple(name for name in config.trees if name in trees.NETS)
+    first = config.optimizers[0]
+    units = [
+        (name, optimizer)
+        for name in config.trees
+        for optimizer in (config.optimizers if name in nets else (first,))
+    ]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("starting", total=len(units) + bool(config.step_rounds) + len(nets))
+        keep([machine(config)])
+        for optimizer in config.optimizers:  # the first trace of anything is slower than the next
+            measure.compile_updates(trees.create("1e5x100"), measure.optimizer(optimizer))
+        for name, optimizer in units:
+            progress.update(bar, description=f"{name}, {optimizer}")
+            keep(measure_update(name, optimizer, config.rounds, config.seconds))
+            if why_not := records[-1]["not_timed"]:
+                console.print(f"{name}, {optimizer}: not timed: {why_not}")
+            progress.advance(bar)
+        if config.step_rounds:
+            progress.update(bar, description=f"whole step, {first}")
+            keep(measure_step(first, config.batch, config.step_rounds, config.seconds))
+            if why_not := records[-1]["not_timed"]:
+                console.print(f"the whole step: not timed: {why_not}")
+            progress.advance(bar)
+        if nets:
+            for record in measure_collectives(nets, first):
+                keep([record])
+                done = record["layout"] == "outputs" and record["arm"] == "optax"
+                progress.update(
+                    bar, description=f"collectives, {record['tree']}", advance=int(done)
+                )
+    return records
+
+
+def main(config: Config) -> None:
+    console = Console()
+    begin = time.perf_counter()
+    with config.out.open("w") as file:
+
+        def write(record):
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+        records = run(config, console, write)
+        elapsed = time.perf_counter() - begin
+        write({"kind": "end", "seconds": round(elapsed, 1)})
+    for table in report.make_tables(records):
+        console.print(table)
+    picture = config.out.with_suffix(".png")
+    report.make_picture(records).savefig(picture, dpi=150)
+    console.print(f"{elapsed:.0f} s; records: {config.out}; picture: {picture}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, prog="python -m examples.benchmarks.overhead"))

@@ -1,0 +1,146 @@
+"""The parameter trees that the cost of GC is measured on, as shapes: no array is made."""
+
+import difflib
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from examples import models
+from optax_gc import centralize, kernel_axes
+
+_NETS = (
+    "resnet20",
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "resnext101_64x4d",
+    "densenet121",
+    "vgg11",
+)
+# Parameters and leaves: along one line the one grows, along the other the other.
+_SYNTHETIC = {
+    "1e5x100": (1e5, 100),
+    "1e6x100": (1e6, 100),
+    "1e7x100": (1e7, 100),
+    "1e8x100": (1e8, 100),
+    "1e9x100": (1e9, 100),
+    "1e7x10": (1e7, 10),
+    "1e7x400": (1e7, 400),
+    "1e7x2000": (1e7, 2000),
+}
+
+NETS = (*_NETS, "vit_b16")
+NAMES = (*NETS, *_SYNTHETIC)
+
+
+class Tree(NamedTuple):
+    """Parameters as shapes, the input axes of each leaf or None, and the transform a user would write."""
+
+    name: str
+    params: Any
+    axes: Any
+    gc: optax.GradientTransformation
+
+    @property
+    def parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
+    def leaves(self) -> list[tuple[jax.ShapeDtypeStruct, tuple[int, ...] | None]]:
+        """Each leaf with its input axes."""
+        axes = jax.tree.leaves(self.axes, is_leaf=lambda node: node is None or type(node) is tuple)
+        return list(zip(jax.tree.leaves(self.params), axes, strict=True))
+
+    @property
+    def means_bytes(self) -> int:
+        """Bytes of the means: one float32 for each weight vector."""
+        return sum(
+            4 * leaf.size // math.prod(leaf.shape[axis] for axis in axes)
+            for leaf, axes in self.leaves
+            if axes
+        )
+
+    @property
+    def timed(self) -> bool:
+        """Whether arrays of this size are worth a minute: 1e9 parameters are counted alone."""
+        return self.parameters < 5e8
+
+
+def check(name: str) -> None:
+    """Raises ValueError for an unknown name, with the known ones, the nearest first."""
+    if name not in NAMES:
+        nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
+        raise ValueError(f"no tree is called {name!r}; there are {', '.join(nearest)}")
+
+
+def create(name: str) -> Tree:
+    """Makes one of `NAMES`.
+
+    The nets are torchvision's, for 1000 classes, but ResNet-20, which is the CIFAR net for 10;
+    ``vit_b16`` is a transformer of 12 layers; ``1e7x400`` has 400 square dense kernels, 1e7 parameters
+    in all.
+
+    Raises:
+      ValueError: an unknown name; the known ones are listed, the nearest first.
+    """
+    check(name)
+    if name in _NETS:
+        stem, classes = ("cifar", 10) if name == "resnet20" else ("imagenet", 1000)
+        model = nnx.eval_shape(
+            lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0))
+        )
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return Tree(name, params, kernel_axes(params), centralize())
+    if name == "vit_b16":
+        params, axes = _vision_transformer()
+        return Tree(name, params, axes, centralize(axes))
+    parameters, leaves = _SYNTHETIC[name]
+    # A multiple of 8, so that eight devices can share a kernel.
+    side = 8 * round((parameters / leaves) ** 0.5 / 8)
+    params = {f"layer{i:04}": {"kernel": _shape(side, side)} for i in range(leaves)}
+    return Tree(name, params, kernel_axes(params), centralize())
+
+
+def _shape(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _vision_transformer() -> tuple[Any, Any]:
+    """ViT-B/16 in Flax's layout, and its axes: attention keeps heads as an axis, so shapes cannot tell."""
+    width, heads, hidden = 768, 12, 3072
+    head = width // heads
+
+    def dense(inputs, outputs):
+        params = {"kernel": _shape(*inputs, *outputs), "bias": _shape(*outputs)}
+        return params, {"kernel": tuple(range(len(inputs))), "bias": None}
+
+    def norm():
+        return {"scale": _shape(width), "bias": _shape(width)}, {"scale": None, "bias": None}
+
+    def block():
+        projection = {name: dense((width,), (heads, head)) for name in ("query", "key", "value")}
+        return _group(
+            norm1=norm(),
+            attention=_group(**projection, out=dense((heads, head), (width,))),
+            norm2=norm(),
+            mlp=_group(up=dense((width,), (hidden,)), down=dense((hidden,), (width,))),
+        )
+
+    return _group(
+        patches=dense((16, 16, 3), (width,)),
+        class_token=(_shape(1, 1, width), None),
+        position_embedding=(_shape(1, 197, width), None),
+        **{f"block{i:02}": block() for i in range(12)},
+        norm=norm(),
+        head=dense((width,), (1000,)),
+    )
+
+
+def _group(**parts):
+    """Turns named pairs of parameters and axes into a pair of trees."""
+    params = {name: pair[0] for name, pair in parts.items()}
+    return params, {name: pair[1] for name, pair in parts.items()}

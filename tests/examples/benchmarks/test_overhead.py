@@ -1,0 +1,125 @@
+"""The program as a user runs it, and what it does where it cannot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from examples.benchmarks import measure, overhead, report, trees
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*flags, cwd):
+    command = [sys.executable, "-W", "error", "-m", "examples.benchmarks.overhead"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "160"}
+    return subprocess.run(
+        [*command, *map(str, flags)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_whole_program(tmp_path):
+    flags = "--trees resnet20 1e9x100 --optimizers sgdm --rounds 6 --seconds 0 --batch 2"
+    done = run(*flags.split(), "--step-rounds", 6, "--out", tmp_path / "cost.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cost.jsonl", "cost.png"]
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+    records = [json.loads(line) for line in (tmp_path / "cost.jsonl").read_text().splitlines()]
+    kinds = [record["kind"] for record in records]
+    # Five arms of two trees, three of the step, three layouts of three arms.
+    assert kinds == ["run"] + ["update"] * 10 + ["step"] * 3 + ["collectives"] * 9 + ["end"]
+    assert {"jax", "optax"} <= set(records[0]["versions"])
+    assert records[0]["cores"] >= 1
+    assert records[0]["config"]["trees"] == ["resnet20", "1e9x100"]
+    assert records[-1]["seconds"] > 0
+    for unit in report.by_unit(records):
+        assert set(unit) == {"none", "ours", "optax", "naive", "control"}
+        assert unit["naive"]["same_program_as"] == "ours"
+        assert unit["ours"]["bytes_ratio"] == pytest.approx(7 / 6, rel=0.01)
+        for row in unit.values():
+            assert ("ratio" in row) == (row["tree"] != "1e9x100")
+            assert row.get("rounds", 6) == 6
+    (step,) = [record for record in records if record["kind"] == "step" and record["arm"] == "ours"]
+    assert step["batch"] == 2
+    low, high = step["ratio"]["interval"]
+    assert 0 < low <= step["ratio"]["median"] <= high
+    sent = {
+        record["layout"]: record["collectives"]
+        for record in records
+        if record["kind"] == "collectives" and record["arm"] == "ours"
+    }
+    assert sent == {"replicated": 0, "fsdp": 1, "outputs": 0}
+    assert "1e9x100, sgdm: not timed: counted alone at this size" in done.stdout
+    for word in ("Update step, time", "Update step, counted", "Whole training step", "Collectives"):
+        assert word in done.stdout
+
+
+@pytest.mark.newest_xla
+def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
+    def allocate(*args):
+        raise AssertionError("allocated")
+
+    monkeypatch.setattr(measure, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(measure, "time_updates", allocate)
+    monkeypatch.setattr(overhead.step, "time_steps", allocate)
+    monkeypatch.setattr(overhead.step, "NET", "resnet8")
+    rows = list(overhead.measure_update("1e7x10", "adam", 6, 0.0))
+    for row in rows:
+        assert row["not_timed"] == "0.176 GB are needed, 1e-06 GB are free"
+        assert "ratio" not in row
+    assert rows[1]["bytes_ratio"] == pytest.approx(1.1, rel=0.001)
+    steps = list(overhead.measure_step("sgdm", 2, 6, 0.0))
+    assert [row["not_timed"].split(", ")[1] for row in steps] == ["1e-06 GB are free"]
+    titles = [table.title for table in report.make_tables(rows + steps)]
+    assert titles == ["Update step, time", "Update step, counted"]
+    assert isinstance(report.make_picture(rows + steps), Figure)
+
+
+def test_every_tree_and_optimizer_is_measured_by_default():
+    config = overhead.Config()
+    assert config.trees == trees.NAMES
+    assert config.optimizers == ("sgdm", "adam", "adamw")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"trees": ("resnet19",)}, "no tree is called 'resnet19'; there are resnet1"),
+        ({"optimizers": ("lion",)}, "no optimizer is called 'lion'; there are"),
+        ({"trees": ()}, "need at least one name each"),
+        ({"optimizers": ()}, "need at least one name each"),
+        ({"rounds": 5}, "--rounds 5: an interval needs at least 6 rounds"),
+        ({"rounds": 0}, "--rounds 0: an interval needs at least 6 rounds"),
+        ({"step_rounds": 5}, "--step-rounds 5: an interval needs at least 6 rounds"),
+        ({"seconds": -1.0}, "--seconds -1.0: give 0 or more"),
+        ({"seconds": float("nan")}, "--seconds nan: give 0 or more"),
+        ({"batch": 0}, "--batch 0: at least 1 is needed"),
+        ({"out": Path("cost.json")}, "the name must end in .jsonl"),
+        ({"out": Path("nowhere/cost.jsonl")}, "no file can be written there"),
+    ],
+)
+def test_a_flag_that_makes_no_sense(flags, message):
+    with pytest.raises(ValueError, match=message):
+        overhead.Config(**flags)
+
+
+def test_an_unknown_tree_is_refused_before_any_work(tmp_path):
+    done = run("--trees", "resnet19", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no tree is called 'resnet19'" in done.stdout + done.stderr
+    assert "vit_b16" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_of_the_eight_devices_is_no_silence():
+    with pytest.raises(subprocess.CalledProcessError, match="resnet19"):
+        list(overhead.measure_collectives(("resnet19",), "sgdm"))

@@ -1,0 +1,177 @@
+"""Loading PyTorch's weights: what fits, what does not, and what files may hold."""
+
+import functools
+import sys
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors.numpy import save_file
+
+from examples import models
+from examples.models import pretrained
+
+make = functools.partial(models.create, "resnet8", num_classes=10, stem="cifar", width=8)
+loadable = (nnx.Param, nnx.BatchStat)
+
+
+def state_of(model, value=0.5) -> dict[str, Any]:
+    """Constant weights under every key of a net."""
+    return {
+        pretrained._torch_key(model, path): np.full(
+            pretrained._torch_layout(x.shape), value, np.float32
+        )
+        for path, x in nnx.to_flat_state(nnx.state(model, loadable))
+    }
+
+
+@pytest.fixture
+def model():
+    return make(rngs=nnx.Rngs(0))
+
+
+def leaves(model):
+    return [np.array(x) for x in jax.tree.leaves(nnx.state(model, loadable))]
+
+
+def test_layouts_and_dtypes(model):
+    state = state_of(model)
+    state["conv1.weight"] = np.arange(8 * 3 * 9, dtype=np.float64).reshape(8, 3, 3, 3)
+    state["linear.weight"] = np.arange(320, dtype=np.float16).reshape(10, 32)
+    state["conv1.num_batches_tracked"] = np.array(7)
+    pretrained.load_torch_state(model, state)
+    np.testing.assert_array_equal(
+        model.conv1.kernel[...], state["conv1.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(model.fc.kernel[...], state["linear.weight"].T)
+    assert {x.dtype for x in leaves(model)} == {np.dtype("float32")}
+
+
+def test_model_without_arrays_gets_them():
+    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    pretrained.load_torch_state(model, state_of(model))
+    assert all((x == 0.5).all() for x in leaves(model))
+
+
+def test_sharding_is_kept(model):
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P(None, None, None, "fsdp"))
+    model.conv1.kernel.set_value(jax.device_put(model.conv1.kernel[...], sharding))
+    pretrained.load_torch_state(model, state_of(model))
+    assert model.conv1.kernel[...].sharding == sharding
+    assert (model.conv1.kernel[...] == 0.5).all()
+
+
+def test_all_that_does_not_fit_is_in_one_error_and_nothing_is_loaded(model):
+    before = leaves(model)
+    state = state_of(model)
+    del state["bn1.weight"], state["layer2.0.shortcut.1.running_var"]
+    state["conv9.weight"] = np.ones(3)
+    state["conv1.weight"] = np.ones((64, 3, 7, 7))
+    with pytest.raises(ValueError, match="ResNet") as error:
+        pretrained.load_torch_state(model, state)
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert "missing: bn1.weight; layer2.0.shortcut.1.running_var" in lines
+    assert "unexpected: conv9.weight" in lines
+    assert "of another shape: conv1.weight (64, 3, 7, 7), not (8, 3, 3, 3)" in lines
+    for a, b in zip(before, leaves(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_state_of_another_net(model):
+    other = models.create("resnet20", num_classes=10, stem="cifar", width=8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"unexpected: layer1\.1\.bn1\.bias; "):
+        pretrained.load_torch_state(model, state_of(other))
+
+
+def test_other_classes_need_a_new_head(model):
+    state = state_of(make(num_classes=100, rngs=nnx.Rngs(1)))
+    with pytest.raises(ValueError, match=r"replace_head=True(.|\n)*linear\.bias \(100,\), not"):
+        pretrained.load_torch_state(model, state)
+    head = np.array(model.fc.kernel[...])
+    pretrained.load_torch_state(model, state, replace_head=True)
+    np.testing.assert_array_equal(model.fc.kernel[...], head)
+    assert (model.conv1.kernel[...] == 0.5).all()
+    with pytest.raises(ValueError, match=r"missing: bn1\.bias$"):
+        pretrained.load_torch_state(
+            model, {k: v for k, v in state.items() if k != "bn1.bias"}, replace_head=True
+        )
+
+
+def test_old_densenet_files_put_a_dot_before_the_number():
+    key = "features.denseblock1.denselayer12.norm.1.weight"
+    assert pretrained._modern(key) == "features.denseblock1.denselayer12.norm1.weight"
+    for key in (
+        "features.transition1.norm.weight",
+        "features.denseblock1.denselayer2.conv2.weight",
+    ):
+        assert pretrained._modern(key) == key
+
+
+def test_safetensors_file(model, tmp_path):
+    save_file(state_of(model), tmp_path / "net.safetensors")
+    pretrained.load_file(model, tmp_path / "net.safetensors")
+    assert all((x == 0.5).all() for x in leaves(model))
+
+
+class Tensor:
+    """What the reader asks of a PyTorch tensor."""
+
+    def numpy(self):
+        return np.ones(2, np.float32)
+
+
+@pytest.fixture
+def torch_file(monkeypatch):
+    """A stand-in for PyTorch, so that its call is seen; what it is asked to load comes back."""
+    torch = types.ModuleType("torch")
+    torch.__dict__.update(Tensor=Tensor, calls=[])
+
+    def load(path, **options):
+        torch.__dict__["calls"].append(options)
+        return torch.__dict__["content"]
+
+    torch.__dict__["load"] = load
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return torch.__dict__
+
+
+def test_pth_file_is_read_as_weights_only(torch_file):
+    torch_file["content"] = {"bn1.weight": Tensor()}
+    state = pretrained.read_file("net.pth")
+    assert torch_file["calls"] == [{"map_location": "cpu", "weights_only": True}]
+    np.testing.assert_array_equal(state["bn1.weight"], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"epoch": 3, "bn1.weight": Tensor()}, "epoch are no tensors"), ([1], "but a list")],
+)
+def test_pth_file_of_something_else(torch_file, content, message):
+    torch_file["content"] = content
+    with pytest.raises(TypeError, match=message):
+        pretrained.read_file("net.pth")
+
+
+def test_pth_file_needs_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"install torch, or take the \.safetensors"):
+        pretrained.read_file("net.pth")
+
+
+def test_other_files_are_refused():
+    with pytest.raises(ValueError, match=r"neither a \.safetensors nor a \.pth"):
+        pretrained.read_file("net.bin")
+
+
+def test_evaluation_uses_the_loaded_statistics(model):
+    pretrained.load_torch_state(model, state_of(model, value=1.0))
+    model.eval()
+    # Every norm maps x to (x - 1) / sqrt(1 + 1e-5) + 1.
+    np.testing.assert_allclose(model.norm1(jnp.full((1, 2, 2, 8), 3.0)), 3.0, rtol=1e-5)

@@ -1,0 +1,165 @@
+"""What GC costs, as XLA counts it: bounds that a slower version would break on any machine.
+
+Everything is compiled for shapes; no array is made and nothing is timed. XLA's CPU backend fuses dense
+kernels of more than 8e6 parameters otherwise, so these are smaller.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optax_gc
+from optax_gc import centralize, kernel_axes
+from tests.test_sharding import collectives
+
+pytestmark = pytest.mark.newest_xla
+
+PARAMS = {
+    f"layer{i}": {
+        "conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 128, 128), jnp.float32)},
+        "dense": {
+            "kernel": jax.ShapeDtypeStruct((1024, 512), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((512,), jnp.float32),
+        },
+    }
+    for i in range(6)
+}
+TREE_BYTES = sum(4 * leaf.size for leaf in jax.tree.leaves(PARAMS))
+MEANS_BYTES = 6 * 4 * (128 + 512)
+
+OPTIMIZERS = {
+    "sgd": functools.partial(optax_gc.sgd, 0.1, momentum=0.9),
+    "sgdw": functools.partial(optax_gc.sgdw, 0.1, momentum=0.9, weight_decay=5e-4),
+    "adam": functools.partial(optax_gc.adam, 1e-3),
+    "adamw": functools.partial(optax_gc.adamw, 1e-3),
+}
+
+
+def plain_line(updates, params):
+    """The whole of GC where nothing has to be found out, checked or widened."""
+    del params
+    return jax.tree.map(
+        lambda g, axes: g - g.mean(axes, keepdims=True) if axes else g,
+        updates,
+        kernel_axes(updates),
+    )
+
+
+def copied(updates, params):
+    """A branch fuses with nothing around it: what it returns is written down."""
+    finite = jnp.isfinite(updates["layer0"]["dense"]["bias"][0])
+    return jax.lax.cond(finite, lambda: plain_line(updates, params), lambda: updates)
+
+
+def read_twice(updates, params):
+    return plain_line(plain_line(updates, params), params)
+
+
+def shifted(updates, params):
+    first = jax.tree.map(lambda g: jnp.broadcast_to(g[:1], g.shape), updates)
+    return plain_line(jax.tree.map(jnp.subtract, updates, first), params)
+
+
+def lower(tx, params=PARAMS):
+    """An update step with parameters and state in place, as training does it."""
+
+    def step(carry, grads):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    carry = (params, jax.eval_shape(tx.init, params))
+    return jax.jit(step, donate_argnums=0).lower(carry, params)
+
+
+def cost(tx, params=PARAMS):
+    """Bytes accessed, bytes of temporaries, bytes updated in place."""
+    compiled = lower(tx, params).compile()
+    memory, counts = compiled.memory_analysis(), compiled.cost_analysis()
+    assert memory is not None
+    assert counts is not None
+    return counts["bytes accessed"], memory.temp_size_in_bytes, memory.alias_size_in_bytes
+
+
+def within_bounds(make, gc, trees_accessed=1, trees_kept=0):
+    """Whether GC adds no more traffic and temporaries than so many trees, and the means."""
+    accessed, temporary, in_place = cost(make(gc=gc))
+    without, without_temporary, without_in_place = cost(make(gc=optax.identity()))
+    return (
+        accessed <= 1.001 * (without + trees_accessed * TREE_BYTES)
+        and temporary <= without_temporary + trees_kept * TREE_BYTES + 1.01 * MEANS_BYTES
+        and in_place == without_in_place
+    )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_costs_one_read_of_the_gradients_and_room_for_the_means(optimizer):
+    assert within_bounds(OPTIMIZERS[optimizer], centralize())
+
+
+def test_decay_inside_costs_two_more_passes_and_a_tree():
+    """XLA's sums on CPU read no sums: g + λw is written, then read by the means and the momentum.
+
+    Without GC the momentum adds λw as it goes, and reads g and w. Two reads are the least.
+    """
+    sgd = functools.partial(optax_gc.sgd, 0.1, momentum=0.9, weight_decay=5e-4)
+    assert within_bounds(sgd, centralize(), trees_accessed=3, trees_kept=1)
+
+
+@pytest.mark.parametrize("worse", [copied, read_twice, shifted])
+def test_a_form_that_costs_more_breaks_the_bounds(worse):
+    assert not within_bounds(OPTIMIZERS["sgd"], optax.stateless(worse))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+def test_it_is_the_plain_line_to_the_compiler(dtype):
+    """No slower than the shortest code there is, for it is the same program."""
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), PARAMS)
+    ours, plain = (
+        lower(optax.chain(gc, optax.sgd(0.1, momentum=0.9)), params).as_text()
+        for gc in (centralize(), optax.stateless(plain_line))
+    )
+    assert ours == plain
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_float32_sums_of_narrow_gradients_cost_no_more_than_narrow_ones(dtype):
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), PARAMS)
+    ours, plain = (
+        cost(optax.chain(gc, optax.sgd(0.1, momentum=0.9)), params)
+        for gc in (centralize(), optax.stateless(plain_line))
+    )
+    assert all(mine <= its for mine, its in zip(ours[:2], plain[:2], strict=True))
+    assert ours[2] == plain[2]
+
+
+@pytest.mark.parametrize("split", ["nothing", "outputs", "inputs"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_sharded_update_sends_the_means_of_split_inputs_once(optimizer, split):
+    """Whatever the number of leaves, and with the optimizer behind."""
+    mesh = jax.make_mesh((8,), ("x",))
+
+    def shard(leaf):
+        spec: list[str | None] = [None] * len(leaf.shape)
+        if len(spec) > 1 and split != "nothing":
+            spec[-2 if split == "inputs" else -1] = "x"
+        sharding = NamedSharding(mesh, P(*spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    tx = OPTIMIZERS[optimizer](gc=centralize())
+    compiled = lower(tx, jax.tree.map(shard, PARAMS)).compile()
+    found = collectives(compiled)
+    if split != "inputs":
+        assert found == []
+        return
+    ((shapes, kind),) = found
+    assert kind == "all-reduce"
+    sizes = [int(size) for size in re.findall(r"f32\[(\d+)\]", shapes)]
+    assert 4 * sum(sizes) == MEANS_BYTES
+    assert len(sizes) == 12

@@ -1,0 +1,353 @@
+"""nnx_kernel_axes: each layer's axes, wherever it is."""
+
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from optax_gc import centralize, nnx_kernel_axes, tabulate
+
+
+def rngs():
+    return nnx.Rngs(0)
+
+
+def found(model, **kwargs):
+    """The axes by path for all that are centralized."""
+    axes = nnx_kernel_axes(model, **kwargs)(nnx.state(model, nnx.Param))
+    flat = jax.tree_util.tree_leaves_with_path(
+        nnx.to_pure_dict(axes), is_leaf=lambda node: isinstance(node, tuple)
+    )
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+LAYERS = [
+    (lambda: nnx.Linear(3, 4, rngs=rngs()), (0,)),
+    (lambda: nnx.LinearGeneral(3, (2, 4), rngs=rngs()), (0,)),
+    (lambda: nnx.LinearGeneral((2, 3), 4, axis=(-2, -1), rngs=rngs()), (0, 1)),
+    (lambda: nnx.LinearGeneral((2, 3), (4, 5), axis=(-2, -1), rngs=rngs()), (0, 1)),
+    (lambda: nnx.LinearGeneral(3, 4, batch_axis={0: 2}, rngs=rngs()), (1,)),
+    (lambda: nnx.Einsum("nta,hab->nthb", (2, 3, 4), rngs=rngs()), (1,)),
+    (lambda: nnx.Einsum("bti,bio->bto", (2, 3, 4), rngs=rngs()), (1,)),
+    (lambda: nnx.Einsum("...hd,hdo->...o", (2, 3, 4), rngs=rngs()), (0, 1)),
+    (lambda: nnx.Einsum("...i,...io->...o", (2, 5, 3, 4), rngs=rngs()), (2,)),
+    (lambda: nnx.Einsum("ti,kio->to", (2, 3, 4), rngs=rngs()), (0, 1)),
+    (lambda: nnx.Conv(3, 4, 5, rngs=rngs()), (0, 1)),
+    (lambda: nnx.Conv(3, 4, (5, 2), rngs=rngs()), (0, 1, 2)),
+    (lambda: nnx.Conv(3, 4, (5, 2, 1), rngs=rngs()), (0, 1, 2, 3)),
+    (lambda: nnx.Conv(4, 6, (5, 2), feature_group_count=2, rngs=rngs()), (0, 1, 2)),
+    (lambda: nnx.Conv(4, 4, (5, 2), feature_group_count=4, rngs=rngs()), (0, 1, 2)),
+    (lambda: nnx.ConvTranspose(3, 4, (5, 2), rngs=rngs()), (0, 1, 2)),
+    (lambda: nnx.ConvTranspose(3, 4, (5, 2), transpose_kernel=True, rngs=rngs()), (0, 1, 3)),
+]
+
+
+@pytest.mark.parametrize(("layer", "axes"), LAYERS)
+def test_each_layer_tells_its_input_axes(layer, axes):
+    assert found(layer()) == {"kernel": axes}
+
+
+def test_attention_averages_inputs_and_never_its_biases_of_rank_two():
+    model = nnx.MultiHeadAttention(2, 6, 8, rngs=rngs())
+    assert model.query.bias is not None
+    assert model.query.bias.shape == (2, 4)
+    assert found(model) == {
+        "query/kernel": (0,),
+        "key/kernel": (0,),
+        "value/kernel": (0,),
+        "out/kernel": (0, 1),
+    }
+
+
+@pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.SimpleCell, nnx.GRUCell])
+def test_recurrent_cells_hold_dense_kernels(cell):
+    model = nnx.RNN(cell(3, 4, rngs=rngs()))
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    kernels = {"/".join(map(str, path)) for path, _ in state if path[-1] == "kernel"}
+    assert found(model) == dict.fromkeys(kernels, (0,))
+    assert len(kernels) >= 2
+
+
+def test_each_factor_of_lora_is_a_layer():
+    model = nnx.LoRALinear(3, 4, lora_rank=2, rngs=rngs())
+    assert found(model) == {"kernel": (0,), "lora/lora_a": (0,), "lora/lora_b": (0,)}
+    assert found(model, layers=(nnx.LoRA,)) == {"lora/lora_a": (0,), "lora/lora_b": (0,)}
+
+
+def test_embeddings_and_norms_are_left_alone():
+    class Model(nnx.Module):
+        def __init__(self):
+            self.embed = nnx.Embed(5, 4, rngs=rngs())
+            self.norm = nnx.BatchNorm(4, rngs=rngs())
+            self.dropout = nnx.Dropout(0.5, rngs=rngs())
+
+    assert found(Model()) == {}
+
+
+class Nested(nnx.Module):
+    def __init__(self):
+        self.items = nnx.List([nnx.Linear(2, 3, rngs=rngs()), nnx.Conv(3, 4, 5, rngs=rngs())])
+        self.named = nnx.Dict(a=nnx.Linear(4, 5, rngs=rngs()))
+        self.plain = nnx.data([{"b": nnx.Linear(5, 6, rngs=rngs())}])
+        self.value = nnx.Linear(6, 7, rngs=rngs())
+        self.shared = self.value
+
+
+NESTED = {
+    "items/0/kernel": (0,),
+    "items/1/kernel": (0, 1),
+    "named/a/kernel": (0,),
+    "plain/0/b/kernel": (0,),
+}
+
+
+def test_layers_are_found_in_lists_dicts_and_under_every_path_to_a_shared_one():
+    model = Nested()
+    assert found(model) == NESTED | {"shared/kernel": (0,)}
+    grads = jax.grad(lambda model: jnp.sum(model.value.kernel[...]))(model)
+    leaves = jax.tree_util.tree_leaves_with_path(
+        nnx_kernel_axes(model)(grads), is_leaf=lambda node: isinstance(node, tuple)
+    )
+    axes = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    assert axes[".value.kernel.value"] == axes[".shared.kernel.value"] == (0,)
+    assert axes[".items[1].kernel.value"] == (0, 1)
+
+
+def test_abstract_models_and_cycles_are_walked():
+    class Cyclic(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(2, 3, rngs=rngs())
+            self.me = self
+
+    assert found(nnx.eval_shape(Nested)) == NESTED | {"shared/kernel": (0,)}
+    assert found(Cyclic()) == {"layer/kernel": (0,)}
+
+
+def test_variables_that_hold_numbers_or_trees():
+    class Odd(nnx.Module):
+        def __init__(self):
+            self.count = nnx.Variable(0)
+            self.tree = nnx.Param({"kernel": jnp.ones((2, 3))})
+            self.layer = nnx.Linear(2, 3, rngs=rngs())
+
+    model = Odd()
+    axes = nnx_kernel_axes(model)(nnx.state(model, nnx.Param))
+    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
+    assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if leaf is not None] == [
+        ("['layer']['kernel'].value", (0,))
+    ]
+
+
+def test_module_that_is_no_pytree_is_walked():
+    class Plain(nnx.Module, pytree=False):
+        def __init__(self):
+            self.layers = [nnx.Linear(2, 3, rngs=rngs())]
+
+    assert found(Plain()) == {"layers/0/kernel": (0,)}
+
+
+def stacked(make, size, axis):
+    out_axes = nnx.StateAxes({nnx.PathContains("kernel"): axis, ...: 0})
+    return nnx.split_rngs(splits=size)(nnx.vmap(make, in_axes=0, out_axes=out_axes))(rngs())
+
+
+@pytest.mark.parametrize(("axis", "axes"), [(0, (1,)), (1, (0,)), (2, (0,))])
+def test_stack_axes_are_batch_axes_wherever_they_lie(axis, axes):
+    assert found(stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 5, axis)) == {"kernel": axes}
+
+
+def test_stacks_of_stacks():
+    def inner(rngs):
+        return nnx.vmap(lambda rngs: nnx.Linear(3, 4, rngs=rngs))(rngs)
+
+    keys = nnx.split_rngs(splits=(6, 5))
+    model = keys(nnx.vmap(inner, out_axes=2))(rngs())
+    assert model.kernel.shape == (5, 3, 6, 4)
+    assert found(model) == {"kernel": (1,)}
+
+
+def test_stacked_lora_rank_is_told_from_both_factors():
+    model = stacked(lambda rngs: nnx.LoRA(3, 2, 4, rngs=rngs), 5, 0)
+    assert found(model) == {"lora_a": (1,), "lora_b": (1,)}
+
+
+def test_stack_that_could_be_outputs_or_batch_is_not_ambiguous():
+    assert found(stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 4, 1)) == {"kernel": (0,)}
+
+
+def test_stack_of_one_is_not_ambiguous():
+    model = stacked(lambda rngs: nnx.Conv(3, 4, (1,), rngs=rngs), 1, 0)
+    (axes,) = found(model).values()
+    assert set(axes) >= {2}
+
+
+def test_ambiguous_stack_is_named_unless_masked_or_not_asked_for():
+    model = nnx.Sequential(
+        stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0), nnx.Conv(4, 2, 5, rngs=rngs())
+    )
+    with pytest.raises(
+        ValueError, match=r"\['layers'\]\[0\]\['kernel'\].* of shape \(3, 3, 4\).*optax.masked"
+    ):
+        found(model)
+    assert found(model, layers=(nnx.Conv,)) == {"layers/1/kernel": (0, 1)}
+    updates = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    mine = {"layers": {0: True, 1: False}}
+    tx = optax.chain(
+        optax.masked(centralize(nnx_kernel_axes(model)), jax.tree.map(lambda each: not each, mine)),
+        centralize({"layers": {0: {"kernel": (1,), "bias": None}, 1: None}}),
+    )
+    after: Any = tx.update(updates, tx.init(updates))[0]
+    np.testing.assert_allclose(jnp.mean(after["layers"][0]["kernel"], 1), 0, atol=1e-6)
+    np.testing.assert_allclose(jnp.mean(after["layers"][1]["kernel"], (0, 1)), 0, atol=1e-6)
+
+
+def test_kernel_that_its_layer_did_not_make_is_named():
+    model = nnx.Linear(3, 4, rngs=rngs())
+    model.kernel = nnx.Param(jnp.ones((5, 4)))
+    with pytest.raises(ValueError, match=r"\['kernel'\].*no stack of kernels"):
+        found(model)
+
+
+def test_layers_names_the_classes_and_a_subclass_is_its_base():
+    class Wide(nnx.Conv):
+        pass
+
+    model = nnx.Sequential(
+        nnx.Conv(2, 3, 5, rngs=rngs()), Wide(3, 4, 5, rngs=rngs()), nnx.Linear(4, 2, rngs=rngs())
+    )
+    first, second, third = (f"layers/{index}/kernel" for index in range(3))
+    assert found(model) == {first: (0, 1), second: (0, 1), third: (0,)}
+    assert found(model, layers=(nnx.Conv,)) == {first: (0, 1), second: (0, 1)}
+    assert found(model, layers=(Wide, nnx.Linear)) == {second: (0, 1), third: (0,)}
+    # Code that serves several models may name layers that one of them does not use.
+    assert found(model, layers=(nnx.ConvTranspose,)) == {}
+
+
+@pytest.mark.parametrize("layer", [nnx.BatchNorm, nnx.MultiHeadAttention, nnx.Module, nnx.Embed])
+def test_layers_that_own_no_kernel_are_an_error(layer):
+    with pytest.raises(ValueError, match=f"layers has {layer.__name__}.*Linear, LinearGeneral"):
+        nnx_kernel_axes(nnx.Linear(3, 4, rngs=rngs()), layers=(nnx.Conv, layer))
+
+
+@pytest.mark.parametrize(
+    ("layers", "error"), [(nnx.Conv, TypeError), (("Conv",), TypeError), ((), ValueError)]
+)
+def test_layers_is_a_tuple_of_classes(layers, error):
+    with pytest.raises(error, match="layers"):
+        nnx_kernel_axes(nnx.Linear(3, 4, rngs=rngs()), layers=layers)
+
+
+def test_tied_kernels_agree_or_are_named_with_both_owners():
+    class Tied(nnx.Module):
+        def __init__(self, second):
+            self.first = nnx.Linear(3, 3, rngs=rngs())
+            self.second = second
+            self.second.kernel = self.first.kernel
+
+    assert found(Tied(nnx.Linear(3, 3, rngs=rngs()))) == {"first/kernel": (0,)}
+    other = nnx.Einsum("ti,oi->to", (3, 3), rngs=rngs())
+    with pytest.raises(ValueError, match=r"\(0,\) as Linear at first.*\(1,\) as Einsum at second"):
+        found(Tied(other))
+
+
+def test_unknown_layers_are_left_alone_and_named():
+    class Experts(nnx.Module):
+        def __init__(self):
+            self.kernel = nnx.Param(jnp.ones((2, 3, 4)))
+            self.scale = nnx.Param(jnp.ones((2, 3)))
+
+    model = nnx.Sequential(Experts(), nnx.Einsum("ti,ii->ti", (3, 3), rngs=rngs()))
+    axes = nnx_kernel_axes(model)
+    assert found(model) == {}
+    text = tabulate(nnx.state(model, nnx.Param), axes)
+    assert "unknown layer Experts: 1 leaf, 24 weights\n  layers/0/kernel" in text
+    assert "unknown layer Einsum: 1 leaf, 9 weights" in text
+    assert "no kernel: 1 leaf, 6 weights" in text
+
+
+def test_a_state_is_no_model():
+    with pytest.raises(TypeError, match=r"nnx\.Module, not a State"):
+        nnx_kernel_axes(nnx.state(nnx.Linear(3, 4, rngs=rngs())))
+
+
+def test_updates_of_another_model_are_named():
+    axes = nnx_kernel_axes(nnx.Linear(3, 4, rngs=rngs()))
+    with pytest.raises(ValueError, match=r"no leaf \['head'\]\['kernel'\].*call it again"):
+        axes({"head": {"kernel": jnp.ones((3, 4))}})
+    for shape in [(5, 4), (3, 5), (3, 8), (1, 4), (2, 3, 4), (3, 0)]:
+        with pytest.raises(ValueError, match=r"\['kernel'\] of shape .* had shape \(3, 4\)"):
+            axes({"kernel": jnp.ones(shape)})
+
+
+def test_masked_and_absent_updates_are_passed_over():
+    model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs()), nnx.Linear(4, 2, rngs=rngs()))
+    axes = nnx_kernel_axes(model)
+    updates = {"layers": {0: optax.MaskedNode(), 1: {"kernel": jnp.ones((4, 2)), "bias": None}}}
+    after: Any = centralize(axes).update(updates, optax.EmptyState())[0]
+    assert after["layers"][0] == optax.MaskedNode()
+    assert after["layers"][1]["bias"] is None
+    np.testing.assert_array_equal(after["layers"][1]["kernel"], 0)
+
+
+def test_shards_of_output_axes_are_taken_and_of_input_axes_refused():
+    axes = nnx_kernel_axes(nnx.Linear(4, 8, rngs=rngs()))
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    kernel = jax.random.normal(jax.random.key(0), (4, 8))
+
+    def project(spec):
+        def update(kernel):
+            updates: Any = centralize(axes).update({"kernel": kernel}, optax.EmptyState())[0]
+            return updates["kernel"]
+
+        return jax.shard_map(update, mesh=mesh, in_specs=spec, out_specs=spec)(kernel)
+
+    whole = kernel - jnp.mean(kernel, 0, keepdims=True)
+    np.testing.assert_allclose(project(PartitionSpec(None, "d")), whole, atol=1e-6)
+    with pytest.raises(ValueError, match="input axes must not be split"):
+        project(PartitionSpec("d", None))
+
+
+def test_axes_hold_no_arrays_and_do_not_retrace():
+    model = nnx.Linear(3, 4, rngs=rngs())
+    tx = centralize(nnx_kernel_axes(model))
+    held = jax.tree.leaves(vars(nnx_kernel_axes(model)))
+    assert not any(isinstance(leaf, (jax.Array, nnx.Variable)) for leaf in held)
+    traces = []
+
+    @jax.jit
+    def update(grads):
+        traces.append(1)
+        return tx.update(grads, optax.EmptyState())[0]
+
+    grads = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    update(update(grads))
+    assert len(traces) == 1
+
+
+def test_flax_is_imported_only_when_asked_for_and_named_when_missing():
+    code = """
+import sys
+from typing import Any
+import optax_gc
+assert not any(name.partition(".")[0] == "flax" for name in sys.modules), "flax was imported"
+sys.modules["flax"] = None
+for name in ("nnx_kernel_axes", "linen_kernel_axes"):
+    try:
+        getattr(optax_gc, name)
+    except ImportError as error:
+        assert "pip install flax" in str(error), error
+    else:
+        raise AssertionError(name)
+try:
+    optax_gc.nothing
+except AttributeError as error:
+    assert "nothing" in str(error)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
