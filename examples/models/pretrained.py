@@ -1,6 +1,7 @@
 """PyTorch weights in the nets of this package: their names, their layouts, their files."""
 
 import importlib
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -91,15 +92,18 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a state dict from a ``.safetensors`` or a ``.pth`` file.
 
     Raises:
-      ValueError: another suffix.
+      ValueError: another suffix, or a file that is damaged.
       TypeError: a ``.pth`` file that holds anything but tensors by name.
       ImportError: a ``.pth`` file, and PyTorch is not installed.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file as load_safetensors
+        import safetensors.numpy
 
-        return load_safetensors(path)
+        try:
+            return safetensors.numpy.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is no whole .safetensors file: {error}") from error
     if path.suffix != ".pth":
         raise ValueError(f"{path} is neither a .safetensors nor a .pth file")
     try:
@@ -109,7 +113,10 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
             f"{path} needs PyTorch to be read: install torch, or take the .safetensors file"
         ) from error
     # A pickle can run any code; this reads tensors and nothing else.
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no whole .pth file of tensors: {error}") from error
     if not isinstance(state, Mapping):
         raise TypeError(f"{path} holds no state dict but a {type(state).__name__}")
     others = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]

@@ -120,6 +120,15 @@ def test_safetensors_file(model, tmp_path):
     assert all((x == 0.5).all() for x in leaves(model))
 
 
+def test_a_safetensors_file_cut_short_is_named(model, tmp_path):
+    file = tmp_path / "net.safetensors"
+    save_file(state_of(model), file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"net\.safetensors is no whole \.safetensors file"):
+        pretrained.load_file(model, file)
+    assert not any((x == 0.5).all() for x in leaves(model))
+
+
 class Tensor:
     """What the reader asks of a PyTorch tensor."""
 
@@ -156,6 +165,15 @@ def test_pth_file_is_read_as_weights_only(torch_file):
 def test_pth_file_of_something_else(torch_file, content, message):
     torch_file["content"] = content
     with pytest.raises(TypeError, match=message):
+        pretrained.read_file("net.pth")
+
+
+def test_a_damaged_pth_file_is_named(torch_file):
+    def load(path, **options):
+        raise RuntimeError("failed finding central directory")
+
+    torch_file["load"] = load
+    with pytest.raises(ValueError, match=r"net\.pth is no whole \.pth file .* central directory"):
         pretrained.read_file("net.pth")
 
 
