@@ -1,4 +1,4 @@
-"""What Gradient Centralization does to a small network on real images, in about a minute.
+"""What Gradient Centralization does to a small network on real images, in a minute or two.
 
 A ResNet-8 learns 300 of MNIST's digits by SGD with momentum, three times from the same start with
 the same batches: without GC, with it, and with optax.centralize, which takes its means over other
