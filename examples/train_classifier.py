@@ -171,7 +171,7 @@ def train(
             epoch, batch = divmod(number - 1, task.steps_per_epoch)
             return StoppedError(
                 f"step {number} (batch {batch + 1} of epoch {epoch + 1}): {problem}; "
-                f"{checkpoints.last_good()}. Try a lower --learning-rate or --warmup-epochs"
+                f"{checkpoints.last_good()}. Try a lower --learning-rate, or some --warmup-epochs"
             )
 
         def report(number, values):

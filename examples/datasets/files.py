@@ -68,7 +68,9 @@ def locate(data_dir: Path | None, folder: str, origin: str) -> Path:
       DatasetError: no data_dir, or one that is no folder.
     """
     if data_dir is None:
-        raise DatasetError(f"give data_dir, the folder that holds {folder}/ ({origin})")
+        raise DatasetError(
+            f"give data_dir (--data-dir), the folder that holds {folder}/ ({origin})"
+        )
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; expected {folder}/ in it ({origin})")
     return data_dir / folder if (data_dir / folder).is_dir() else data_dir
