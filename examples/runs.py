@@ -183,13 +183,13 @@ def _runs() -> dict[str, tuple[str, Config]]:
         "Figure 5, the same with weight standardization",
         replace(_MINI_IMAGENET, weight_standardization=True),
     )
-    runs["digits"] = "small: ResNet-8 on 8x8 digits, some 10 s", _SMALL
+    runs["digits"] = "small: ResNet-8 on 8x8 digits", _SMALL
     runs["mnist5k"] = (
-        "small: ResNet-8 on 300 images of MNIST at 14x14, some 20 s",
+        "small: ResNet-8 on 300 images of MNIST at 14x14",
         replace(_SMALL, dataset="mnist5k", epochs=25, train_images=300, pool=2),
     )
     runs["fashion-mnist"] = (
-        "small: ResNet-8 on 1000 images of Fashion-MNIST at 14x14, a minute",
+        "small: ResNet-8 on 1000 images of Fashion-MNIST at 14x14",
         replace(
             _SMALL,
             dataset="fashion_mnist",
@@ -200,7 +200,7 @@ def _runs() -> dict[str, tuple[str, Config]]:
         ),
     )
     runs["fashion-mnist-resnet20"] = (
-        "ResNet-20 on all of Fashion-MNIST, hours on a CPU",
+        "ResNet-20 on all of Fashion-MNIST",
         replace(
             _SMALL,
             dataset="fashion_mnist",
