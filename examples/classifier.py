@@ -1,5 +1,6 @@
 """What a classifier is to the trainer: its data, its loss, its optimizer and its compiled steps."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,15 +32,30 @@ class Data(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is compiled for a config; it serves all of the config's seeds."""
+    """What is compiled for a config, and serves all configs that `serves` holds to be alike."""
 
     config: Config
     mesh: Mesh
     steps_per_epoch: int
-    learning_rate: Callable[[int], Any]
-    init: Callable[[int], step.State]
+    schedule: Callable[[float], optax.Schedule]
+    init: Callable[[Config], step.State]
     train_step: Callable
     eval_step: Callable
+
+    def serves(self, config: Config) -> bool:
+        """Says whether a config differs in what a step takes as numbers alone.
+
+        Those are the seed, the rates and the decay. What a run is evaluated on is no part of a
+        step either.
+        """
+        return _compiled_part(config) == _compiled_part(self.config)
+
+
+def _compiled_part(config: Config) -> Config:
+    head = None if config.head_learning_rate is None else 1.0
+    return dataclasses.replace(
+        config, seed=0, learning_rate=1.0, head_learning_rate=head, weight_decay=0.0, validation=0
+    )
 
 
 def load_data(config: Config, data_dir: Path | None, *, partial: bool = False) -> Data:
@@ -54,10 +70,12 @@ def load_data(config: Config, data_dir: Path | None, *, partial: bool = False) -
     )
     test = load("validation" if config.validation else "test")
     train = load("train", limit=config.train_images, seed=config.seed)
-    recipe = transforms.recipe(config.dataset)
+    first = []
+    if config.pad:
+        first.append(functools.partial(transforms.pad, padding=config.pad))
     if config.pool > 1:
-        pool = functools.partial(transforms.mean_pool, factor=config.pool)
-        recipe = tuple(transforms.compose(pool, transform) for transform in recipe)
+        first.append(functools.partial(transforms.mean_pool, factor=config.pool))
+    recipe = (transforms.compose(*first, last) for last in transforms.recipe(config.dataset))
     return Data(train, test, *recipe)
 
 
@@ -153,20 +171,26 @@ def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -
         warmup=config.warmup_epochs * steps_per_epoch,
     )
 
-    def make_optimizer(rate):
-        return optimizers.make_optimizer(
-            config.optimizer,
-            schedule(rate),
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            gc=optimizers.make_gc(config.gc),
-        )
+    # The peak rates and the decay are part of the state, so that one compiled step serves all.
+    @optax.inject_hyperparams
+    def make_tx(learning_rate, head_learning_rate, weight_decay):
+        def make_optimizer(rate):
+            return optimizers.make_optimizer(
+                config.optimizer,
+                schedule(rate),
+                momentum=config.momentum,
+                weight_decay=weight_decay,
+                gc=optimizers.make_gc(config.gc),
+            )
 
-    tx = make_optimizer(config.learning_rate)
-    if config.head_learning_rate is not None:
-        tx = optimizers.with_head_rate(
-            make_optimizer, config.learning_rate, config.head_learning_rate, "fc"
-        )
+        if head_learning_rate is None:
+            return make_optimizer(learning_rate)
+        return optimizers.with_head_rate(make_optimizer, learning_rate, head_learning_rate, "fc")
+
+    def tx_of(config):
+        return make_tx(config.learning_rate, config.head_learning_rate, config.weight_decay)
+
+    tx = tx_of(config)
 
     def make_model(seed):
         return models.create(
@@ -188,17 +212,18 @@ def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -
     abstract = jax.eval_shape(lambda: step.init_state(make_model(0), tx, jax.random.key(0)))
     shardings = meshes.state_shardings(abstract, mesh)
 
-    def init(seed):
-        model = make_model(seed)
+    def init(config):
+        model = make_model(config.seed)
         if load:
             load(model)
-        return meshes.put_state(step.init_state(model, tx, jax.random.key(seed)), shardings)
+        state = step.init_state(model, tx_of(config), jax.random.key(config.seed))
+        return meshes.put_state(state, shardings)
 
     return Task(
         config,
         mesh,
         steps_per_epoch,
-        schedule(config.learning_rate),
+        schedule,
         init,
         step.make_train_step(
             model,

@@ -53,8 +53,10 @@ class Config:
     """Hold out this many training images and evaluate on them: the test set is not touched."""
     classes: tuple[int, ...] | None = None
     """Keep these classes alone."""
+    pad: int = 0
+    """Set images in a black frame of this many pixels first."""
     pool: int = 1
-    """Average blocks of this many pixels squared first."""
+    """Then average blocks of this many pixels squared."""
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch always has one."""
 
@@ -75,6 +77,7 @@ class Config:
         need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         need(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
         need(0 <= self.seed < 2**32, "seed", "0 to 2**32 - 1")
+        need(self.pad >= 0, "pad", "0 or more")
         need(0 <= self.warmup_epochs < self.epochs, "warmup_epochs", "fewer than --epochs")
         inside = all(self.warmup_epochs < milestone < self.epochs for milestone in self.milestones)
         need(

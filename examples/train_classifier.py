@@ -10,6 +10,7 @@ checkpoint and ends with the numbers that it would have had.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -79,6 +80,10 @@ class StoppedError(Exception):
     """A run that cannot or must not go on; the message says why and where it stands."""
 
 
+class DivergedError(StoppedError):
+    """A run whose numbers are no longer finite."""
+
+
 def open_folder(folder: Path, config: Config) -> None:
     """Makes a run's folder, or makes sure that it is this config's.
 
@@ -114,7 +119,7 @@ def train(
     """Makes the run in the folder `options.out`, or goes on with it.
 
     Args:
-      config: that of `task`, or the same with another seed.
+      config: that of `task`, or another that it serves.
       task: what `prepare` gave.
       data: the config's own.
       options: `out` is not None.
@@ -128,7 +133,7 @@ def train(
       StoppedError: another run's folder, a number that is not finite, Ctrl-C, a full disk.
       CheckpointError: a checkpoint cannot be written or read.
     """
-    if config != dataclasses.replace(task.config, seed=config.seed):
+    if not task.serves(config):
         raise ValueError("this task was prepared for another config")
     folder = options.out
     if folder is None:
@@ -144,12 +149,12 @@ def train(
         data.train, data.train_transform, seed=config.seed, **workers, **sharing
     )
     image = data.test_transform(data.test.source[0]["image"], None)
-    keep = image.nbytes * len(data.test) < _KEEP_BYTES
-    tests = pipeline.eval_batches(
-        data.test, data.test_transform, **({} if keep else workers), **sharing
-    )
-    tests = list(tests) if keep else tests
+    if image.nbytes * len(data.test) < _KEEP_BYTES:
+        tests = _kept_batches(data.test, data.test_transform, **sharing)
+    else:
+        tests = pipeline.eval_batches(data.test, data.test_transform, **workers, **sharing)
     total = config.epochs * task.steps_per_epoch
+    schedule = task.schedule(config.learning_rate)
     begin = time.perf_counter()
 
     with contextlib.ExitStack() as stack:
@@ -157,7 +162,7 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         stack.enter_context(_disk_errors(checkpoints))
         batches = stack.enter_context(contextlib.closing(iter(stream)))
-        done, state, record = checkpoints.restore(task.init(config.seed), batches)
+        done, state, record = checkpoints.restore(task.init(config), batches)
         log = metrics.Log(
             folder, step=done, offset=record.get("offset", 0), writes=jax.process_index() == 0
         )
@@ -169,7 +174,7 @@ def train(
 
         def stopped(number, problem):
             epoch, batch = divmod(number - 1, task.steps_per_epoch)
-            return StoppedError(
+            return DivergedError(
                 f"step {number} (batch {batch + 1} of epoch {epoch + 1}): {problem}; "
                 f"{checkpoints.last_good()}. Try a lower --learning-rate, or some --warmup-epochs"
             )
@@ -181,7 +186,7 @@ def train(
             means.add(values)
             epoch = (number - 1) // task.steps_per_epoch + 1
             if number % options.log_every == 0:
-                rate = float(task.learning_rate(number - 1))
+                rate = float(schedule(number - 1))
                 line = {"kind": "step", "step": number, "epoch": epoch, "learning_rate": rate}
                 log.write(line | values, clock.rates())
             bar.show(number, f"epoch {epoch} of {config.epochs}", means.means() | clock.rates())
@@ -250,6 +255,12 @@ def train(
     metrics.draw_curves(lines, folder / "curves.png")
     _write(folder / "result.json", json.dumps(result) + "\n")
     return result
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_batches(*args: Any, **kwargs: Any) -> list[Any]:
+    # Kept for the next run on the same images.
+    return list(pipeline.eval_batches(*args, **kwargs))
 
 
 @contextlib.contextmanager

@@ -49,11 +49,19 @@ def flip(image: np.ndarray, rng: Rng) -> np.ndarray:
     return image[:, ::-1] if _drawn(rng).random() < 0.5 else image
 
 
-def pad_crop(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
-    """Shifts by up to `padding` pixels either way, black where nothing was."""
+def pad(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
+    """Sets an image in a black frame of `padding` pixels."""
+    del rng
     height, width, channels = image.shape
     padded = np.zeros((height + 2 * padding, width + 2 * padding, channels), image.dtype)
     padded[padding : padding + height, padding : padding + width] = image
+    return padded
+
+
+def pad_crop(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
+    """Shifts by up to `padding` pixels either way, black where nothing was."""
+    height, width, _ = image.shape
+    padded = pad(image, None, padding=padding)
     top, left = _drawn(rng).integers(2 * padding + 1, size=2)
     return padded[top : top + height, left : left + width]
 

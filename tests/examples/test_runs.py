@@ -131,8 +131,9 @@ def test_a_run_can_be_built_with_gc_anywhere(name, gc):
         config, classifier.Data(data, data, *[lambda image, rng: image] * 2), meshes.make_mesh()
     )
     milestone = config.milestones[0] * task.steps_per_epoch
-    assert float(task.learning_rate(milestone - 1)) == pytest.approx(config.learning_rate)
-    assert float(task.learning_rate(milestone)) == pytest.approx(config.learning_rate / 10)
+    rate = task.schedule(config.learning_rate)
+    assert float(rate(milestone - 1)) == pytest.approx(config.learning_rate)
+    assert float(rate(milestone)) == pytest.approx(config.learning_rate / 10)
 
 
 SMALL = RUNS["digits"][1]

@@ -102,7 +102,7 @@ def test_the_result_holds_config_versions_and_the_last_metrics(whole):
 
 def test_evaluation_counts_every_image_once(task, data):
     """500 images in batches of 70: the last is padded."""
-    state = task.init(0)
+    state = task.init(CONFIG)
     batches = pipeline.eval_batches(data.test, data.test_transform, batch_size=70)
     whole_batch = next(iter(pipeline.eval_batches(data.test, data.test_transform, batch_size=500)))
     sums = task.eval_step(state, whole_batch)
@@ -133,6 +133,19 @@ def test_a_seed_changes_weights_and_order_and_compiles_nothing(whole, task, data
     assert task.train_step._cache_size() == compiled
     with pytest.raises(ValueError, match="prepared for another config"):
         train(dataclasses.replace(CONFIG, gc="off"), task, data, options(tmp_path), QUIET)
+
+
+def test_rates_and_decay_compile_nothing_and_are_obeyed(whole, task, data, tmp_path):
+    """One compiled step serves a whole grid, and gives what a step made for one point gives."""
+    compiled = task.train_step._cache_size()
+    config = dataclasses.replace(CONFIG, learning_rate=0.02, weight_decay=0.01, epochs=3)
+    train(config, task, data, options(tmp_path / "shared"), QUIET)
+    assert task.train_step._cache_size() == compiled
+    own = prepare(config, data, meshes.make_mesh(1))
+    train(config, own, data, options(tmp_path / "own"), QUIET)
+    assert lines(tmp_path / "shared") == lines(tmp_path / "own")
+    assert lines(tmp_path / "own")[0]["learning_rate"] == pytest.approx(0.02)
+    assert lines(tmp_path / "own")[9]["loss"] != pytest.approx(lines(whole[0])[9]["loss"], rel=1e-3)
 
 
 def test_ctrl_c_saves_at_the_end_of_the_step(whole, task, data, tmp_path):
@@ -281,8 +294,9 @@ def test_fine_tuning_starts_from_a_run_and_trains_the_head_faster(
 def test_pretrained_weights_are_all_but_the_head(whole, task, data):
     """And come with the statistics of batch normalization."""
     config = dataclasses.replace(CONFIG, pretrained=str(whole[0]))
-    state = prepare(config, data, meshes.make_mesh(1)).init(5)
-    fresh, trained = task.init(5), read_variables(whole[0])
+    other = dataclasses.replace(CONFIG, seed=5)
+    state = prepare(config, data, meshes.make_mesh(1)).init(other)
+    fresh, trained = task.init(other), read_variables(whole[0])
     for tree, untrained in ((state.params, fresh.params), (state.rest, fresh.rest)):
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         for (path, seen), other in zip(leaves, jax.tree.leaves(untrained), strict=True):

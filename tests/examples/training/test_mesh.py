@@ -27,7 +27,7 @@ def train(data, fsdp, steps=4):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "make_loss", lambda _: counted)
         task = classifier.prepare(CONFIG, images, meshes.make_mesh(data, fsdp))
-    state, values = task.init(0), {}
+    state, values = task.init(CONFIG), {}
     stream = pipeline.train_batches(
         images.train, images.train_transform, batch_size=48, seed=0, epochs=1
     )
@@ -64,7 +64,7 @@ def test_kernels_and_their_momenta_are_split_by_output():
 
 def test_the_momentum_lies_where_its_kernel_does():
     images = classifier.load_data(CONFIG, None)
-    state = classifier.prepare(CONFIG, images, meshes.make_mesh(2, 4)).init(0)
+    state = classifier.prepare(CONFIG, images, meshes.make_mesh(2, 4)).init(CONFIG)
     split = [x.sharding.spec for x in jax.tree.leaves(state.opt_state) if x.ndim == 4]
     assert split
     assert set(split) == {P(None, None, None, "fsdp")}
