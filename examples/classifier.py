@@ -38,6 +38,7 @@ class Task(NamedTuple):
     mesh: Mesh
     steps_per_epoch: int
     schedule: Callable[[float], optax.Schedule]
+    graph: Any  # of the net in training mode, for nnx.merge with a state's params and rest
     init: Callable[[Config], step.State]
     train_step: Callable
     eval_step: Callable
@@ -224,6 +225,7 @@ def prepare(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False) -
         mesh,
         steps_per_epoch,
         schedule,
+        nnx.graphdef(model),
         init,
         step.make_train_step(
             model,
