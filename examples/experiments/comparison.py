@@ -13,20 +13,18 @@ class Difference(NamedTuple):
       mean: of the differences, in the unit of the values.
       half_width: half the 95 % interval of that mean, by Student's t.
       p_value: of the two-sided paired t-test against no difference.
-      better: the seeds whose difference is above 0.
       seeds: how many there are.
     """
 
     mean: float
     half_width: float
     p_value: float
-    better: int
     seeds: int
 
     @property
     def sign(self) -> int:
         """1 or -1 where the interval leaves out 0, else 0."""
-        return int(np.sign(self.mean)) if abs(self.mean) > self.half_width else 0
+        return int(np.sign(self.mean)) if abs(self.mean) > self.half_width else 0  # never for NaN
 
 
 def half_width(sample: np.ndarray) -> float:
@@ -47,5 +45,4 @@ def paired_difference(arm: np.ndarray, base: np.ndarray) -> Difference:
         p_value = 0.0 if difference[0] else 1.0
     else:
         p_value = float(stats.ttest_1samp(difference, 0.0).pvalue)
-    better = int((difference > 0).sum())
-    return Difference(float(difference.mean()), half, p_value, better, len(difference))
+    return Difference(float(difference.mean()), half, p_value, len(difference))

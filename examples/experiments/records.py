@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from examples.experiments.definitions import Cell
+from examples.experiments.definitions import Cell, Scale
 from examples.runs import Config
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,13 +26,18 @@ class RecordsError(Exception):
 class Records:
     """The results of an experiment at a scale: those that are there, and room for more."""
 
-    def __init__(self, experiment: str, scale: str, *, results: Path = RESULTS):
+    def __init__(self, experiment: str, scale: Scale, *, results: Path | None = None):
         """Reads all lines; a file that is not there yet has none.
+
+        Args:
+          experiment: one of `definitions.EXPERIMENTS`.
+          scale: of the runs.
+          results: the folder; None for `RESULTS`.
 
         Raises:
           RecordsError: a line is not the result of a run.
         """
-        self.path = results / scale / f"{experiment}.jsonl"
+        self.path = _path(experiment, scale, results)
         self._records: dict[Config, Record] = {}
         text = self.path.read_text() if self.path.exists() else ""
         for number, line in enumerate(text.splitlines(keepends=True), 1):
@@ -77,26 +82,36 @@ class Records:
             raise RecordsError(f"{self.path}: no result can be added: {error}") from error
         self._records[config] = json.loads(line)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds off other processes that would add the same results.
 
-        Raises:
-          RecordsError: one is at it, or the folder cannot be written to.
-        """
+@contextmanager
+def alone(experiment: str, scale: Scale) -> Iterator[None]:
+    """Holds off other processes that would make the same runs.
+
+    Raises:
+      RecordsError: one is at it, or the folder cannot be written to.
+    """
+    path = _path(experiment, scale, None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    except OSError as error:
+        raise RecordsError(f"{path}: no result can be kept here: {error}") from error
+    with stream:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RecordsError(f"{self.path}: another process is at these runs") from None
-        except OSError as error:
-            raise RecordsError(f"{self.path}: no result can be kept here: {error}") from error
+            raise RecordsError(f"{path}: another process is at these runs") from None
+        yield
+
+
+def _path(experiment: str, scale: Scale, results: Path | None) -> Path:
+    return (results or RESULTS) / scale / f"{experiment}.jsonl"
 
 
 def _config(fields: dict[str, Any]) -> Config:
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    # JSON has lists alone.
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Config(**values)
 
 
 def choose(cell: Cell, records: Records) -> tuple[float, float] | None:

@@ -9,14 +9,14 @@ are added to examples/experiments/results/, which `examples.experiments.tables` 
 `examples.experiments.figures` read.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,10 +33,11 @@ from rich.progress import (
 )
 
 from examples.classifier import Data, Task, load_data, prepare
-from examples.datasets import DatasetError
+from examples.datasets import Dataset, DatasetError
+from examples.datasets.transforms import Transform
 from examples.experiments.definitions import EXPERIMENTS, Cell, Scale, find
 from examples.experiments.observations import OBSERVERS
-from examples.experiments.records import Record, Records, RecordsError, choose
+from examples.experiments.records import Record, Records, RecordsError, alone, choose
 from examples.runs import Config
 from examples.train_classifier import DivergedError, Options, StoppedError, train
 from examples.training import mesh as meshes
@@ -45,7 +46,10 @@ from examples.training.provenance import provenance
 
 # Runs under way, and the nets that others start from.
 WORK = Path("runs", "experiments")
-SOURCES = {cell.name: cell.config for cell in EXPERIMENTS["sources"].cells["cpu"]}
+SOURCES = {
+    cell.name: next(cell.runs(cell.config.learning_rate, cell.config.weight_decay))
+    for cell in EXPERIMENTS["sources"].cells["cpu"]
+}
 # Runs of no more steps than this are begun again rather than slowed by checkpoints.
 _SHORT = 3000
 
@@ -56,7 +60,7 @@ class Settings:
 
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Of table1, table2, table3 (with Figure 6), table4 (with Figure 7), figure3, figure4, figure5,
-    curvature, rates, images; sources makes the nets that table4 starts from."""
+    curvature, rates, images, and sources: the nets that table4 starts from, made when it needs them."""
     scale: Scale = "cpu"
     """The paper's settings and data, or narrow nets on few small images."""
     data_dir: Path | None = None
@@ -79,12 +83,12 @@ class Runner:
     def __init__(self, records: Records, data_dir: Path | None):
         self._records, self._data_dir = records, data_dir
         self._tasks: list[Task] = []
-        self._data: Data | None = None
+        self._tests: dict[Hashable, tuple[Dataset, Transform]] = {}
 
     def make(self, cell: Cell, config: Config) -> None:
         """Makes one run of a cell and adds its result."""
         begin = time.perf_counter()
-        local = dataclasses.replace(config, pretrained=self._weights(config.pretrained))
+        local = replace(config, pretrained=self._weights(config.pretrained))
         data = self._load(local)
         task = self._prepare(local, data, diagnose=cell.observe == "gradients")
         folder = _folder(config)
@@ -102,13 +106,10 @@ class Runner:
 
     def _load(self, config: Config) -> Data:
         data = load_data(config, self._data_dir)
-        old = self._data
-        if old and (config.dataset, config.classes, config.pad, config.pool) == self._read:
-            if old.test.split == data.test.split:
-                # The same object, so that its batches are made once.
-                data = data._replace(test=old.test, test_transform=old.test_transform)
-        self._data, self._read = data, (config.dataset, config.classes, config.pad, config.pool)
-        return data
+        what = (config.dataset, config.classes, config.pad, config.pool, data.test.split)
+        # One object for all runs, so that its batches are made once.
+        test, transform = self._tests.setdefault(what, (data.test, data.test_transform))
+        return data._replace(test=test, test_transform=transform)
 
     def _prepare(self, config: Config, data: Data, *, diagnose: bool) -> Task:
         for task in self._tasks:
@@ -123,12 +124,7 @@ class Runner:
             return None
         if name not in SOURCES:
             return str((self._data_dir or Path()) / name)
-        folder = _folder(SOURCES[name])
-        if not (folder / "result.json").exists():
-            raise FileNotFoundError(
-                f"{folder}: the weights of {name} are not here: first make the experiment sources"
-            )
-        return str(folder)
+        return str(_folder(SOURCES[name]))
 
 
 def _folder(config: Config) -> Path:
@@ -179,27 +175,28 @@ def make(settings: Settings, show: Callable[[str, int, int], None]) -> None:
       CheckpointError, DatasetError, OSError, StoppedError, ValueError: a run cannot be made.
       RecordsError: results cannot be read or added to.
     """
-    work: list[tuple[str, Cell]] = []
-    for name in settings.experiments:
-        for cell in find(name, settings.scale).cells[settings.scale]:
-            seeds = min(cell.seeds, settings.seeds or cell.seeds)
-            work.append((name, dataclasses.replace(cell, seeds=seeds)))
-    total = sum(len([*cell.grid(), *cell.runs(1.0, 0.0)]) for _, cell in work)
+    work = {name: find(name, settings.scale).cells[settings.scale] for name in settings.experiments}
+    if any(cell.config.pretrained in SOURCES for cells in work.values() for cell in cells):
+        work = {"sources": EXPERIMENTS["sources"].cells["cpu"], **work}
+    if settings.seeds is not None:
+        fewer = settings.seeds
+        work = {
+            name: tuple(replace(cell, seeds=min(cell.seeds, fewer)) for cell in cells)
+            for name, cells in work.items()
+        }
+    every = [cell for cells in work.values() for cell in cells]
+    total = sum(len([*cell.grid(), *cell.runs(1.0, 0.0)]) for cell in every)
     done = 0
-    with contextlib.ExitStack() as stack:
-        records = {name: Records(name, settings.scale) for name in settings.experiments}
-        runners = {}
-        for name in records:
-            stack.enter_context(records[name].alone())
-            # Read again: another process may have added some until now.
-            records[name] = Records(name, settings.scale)
-            runners[name] = Runner(records[name], settings.data_dir)
-        for name, cell in work:
-            for config in runs(cell, records[name]):
-                if not is_done(config, records[name]):
-                    show(f"{name} {cell.name} {config.gc} seed {config.seed}", done, total)
-                    runners[name].make(cell, config)
-                done += 1
+    for name, cells in work.items():
+        with alone(name, settings.scale):
+            records = Records(name, settings.scale)
+            runner = Runner(records, settings.data_dir)
+            for cell in cells:
+                for config in runs(cell, records):
+                    if not is_done(config, records):
+                        show(f"{name} {cell.name} {config.gc} seed {config.seed}", done, total)
+                        runner.make(cell, config)
+                    done += 1
     show("done", done, total)
 
 

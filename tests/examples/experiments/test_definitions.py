@@ -1,0 +1,141 @@
+"""The experiments are the paper's: their settings, their figures, their arms."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from examples import datasets, models
+from examples.experiments.definitions import EXPERIMENTS, GRID_SEEDS, find
+from examples.runs import RUNS
+
+CELLS = [
+    pytest.param(cell, id=f"{name}-{scale}-{cell.name}")
+    for name, experiment in EXPERIMENTS.items()
+    for scale, cells in experiment.cells.items()
+    for cell in cells
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "with_gc"),
+    [
+        ("table1", (76.87, 78.82, 79.70, 70.94, 79.31), (78.82, 80.21, 80.53, 71.69, 79.68)),
+        ("table2", (78.23, 71.64, 70.34, 74.02, 74.12), (79.14, 72.80, 71.58, 76.82, 75.07)),
+        ("table3", (23.71, 24.50, 22.37, 23.34), (23.21, 23.53, 21.82, 22.14)),
+        ("table4", (86.62, 88.66, 76.16, 82.07), (87.77, 90.03, 78.23, 83.40)),
+    ],
+)
+def test_the_papers_figures_stand_at_their_columns(name, without, with_gc):
+    cells = EXPERIMENTS[name].cells["paper"]
+    assert tuple(cell.paper[0] for cell in cells) == without
+    assert tuple(cell.paper[1] for cell in cells) == with_gc
+    assert EXPERIMENTS[name].error == (name == "table3")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "dataset", "epochs", "arm"),
+    [
+        ("table1", "densenet121", "cifar100", 200, "conv"),
+        ("table2", "resnet50", "cifar100", 200, "conv"),
+        ("table3", "resnet101", "imagenet", 100, "conv"),
+        ("table4", "resnet50", "cub", 100, "conv+fc"),
+        ("figure4", "resnet50", "cifar100", 200, "conv"),
+        ("figure5", "resnet50", "mini_imagenet", 100, "conv+fc"),
+    ],
+)
+def test_the_papers_settings(name, model, dataset, epochs, arm):
+    cell = EXPERIMENTS[name].cells["paper"][-1]
+    assert (cell.config.model, cell.config.dataset, cell.config.epochs) == (model, dataset, epochs)
+    assert cell.arms == ("off", arm)
+    assert cell.config.train_images is None
+    assert not cell.rates, "the paper's rates are taken as they are"
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_arms_differ_in_gc_alone(cell):
+    configs = list(cell.runs(0.1, 1e-3))
+    assert len(configs) == cell.seeds * len(cell.arms)
+    seeds = {}
+    for config in configs:
+        seeds.setdefault(config.seed, set()).add(dataclasses.replace(config, gc="off"))
+        assert config.validation == 0
+        assert config.learning_rate == 0.1
+        assert config.weight_decay == 1e-3
+    assert all(len(alike) == 1 for alike in seeds.values())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_grid_sees_neither_gc_nor_test_images_nor_reported_seeds(cell):
+    grid = list(cell.grid())
+    assert len(grid) == len(cell.rates) * len(cell.decays) * len(GRID_SEEDS)
+    for config in grid:
+        assert config.gc == "off"
+        assert config.validation > 0
+        assert config.seed >= cell.seeds
+
+
+SHAPES = ("dataset", "pad", "pool", "model", "stem", "norm", "weight_standardization", "width")
+SMALL = {
+    tuple(getattr(cell.config, name) for name in SHAPES): cell.config
+    for experiment in EXPERIMENTS.values()
+    for cell in experiment.cells["cpu"]
+    if cell.config.width  # the others are not trained
+}
+
+
+@pytest.mark.parametrize("config", SMALL.values(), ids=map(str, SMALL))
+def test_images_of_a_small_run_are_here_and_large_enough_for_its_net(config):
+    if config.dataset == "fashion_mnist":
+        height, width, channels = 28, 28, 1
+    else:
+        shape = datasets.load(config.dataset, "test").image_shape
+        assert shape is not None
+        height, width, channels = shape
+    height, width = ((size + 2 * config.pad) / config.pool for size in (height, width))
+    assert height.is_integer()
+
+    def logits(images):
+        net = models.create(
+            config.model,
+            num_classes=10,
+            stem=config.stem,
+            norm=config.norm,
+            weight_standardization=config.weight_standardization,
+            width=config.width,
+            in_channels=channels,
+            rngs=nnx.Rngs(0),
+        )
+        return net(images)
+
+    images = jax.ShapeDtypeStruct((2, int(height), int(width), channels), jnp.float32)
+    assert jax.eval_shape(logits, images).shape == (2, 10)
+
+
+def test_the_last_layers_rate_follows_the_grid():
+    """In fine-tuning it is ten times that of the rest, as in the paper."""
+    cell = EXPERIMENTS["table4"].cells["cpu"][0]
+    for config in [*cell.grid(), *cell.runs(0.03, 1e-4)]:
+        assert config.head_learning_rate == pytest.approx(10 * config.learning_rate)
+
+
+def test_the_small_run_of_the_readme_stays_as_it_is():
+    """Rates and images vary it."""
+    config = RUNS["mnist5k"][1]
+    gn = next(c for c in EXPERIMENTS["rates"].cells["cpu"] if c.name == "GN 0.1").config
+    assert dataclasses.replace(gn, evaluate_every=1) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "message"),
+    [
+        ("tabel1", "cpu", "no experiment is called 'tabel1'; there are table1, "),
+        ("rates", "paper", "rates is not in the paper: give --scale cpu"),
+        ("table1", "gpu", '--scale must be "paper" or "cpu"'),
+    ],
+)
+def test_what_is_not_there_is_an_error_that_says_what_is(name, scale, message):
+    with pytest.raises(ValueError, match=message):
+        find(name, scale)
