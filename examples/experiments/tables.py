@@ -38,8 +38,8 @@ class Settings:
     """Of table1, table2, table3, table4, figure5, rates, images; by default all of the scale."""
     scale: Scale = "cpu"
     """Whose results: those at the paper's settings and data, or at a CPU's."""
-    markdown: bool = False
-    """As README.md has them."""
+    readme: bool = False
+    """Print one table in Markdown instead, a line for each column of the paper's, as README.md has it."""
 
     def __post_init__(self):
         for name in self.tables:
@@ -48,23 +48,22 @@ class Settings:
             find(name, self.scale)
 
 
-def make_tables(name: str, scale: Scale, records: Records, *, markdown: bool) -> Iterator[Table]:
+def make_tables(name: str, scale: Scale, records: Records) -> Iterator[Table]:
     """Lays an experiment out as the paper does: a column a cell, a row an arm."""
     experiment = find(name, scale)
     cells = experiment.cells[scale]
     outcomes = [outcome(cell, records) for cell in cells]
     size = math.ceil(len(cells) / math.ceil(len(cells) / _COLUMNS))
     for start in range(0, len(cells), size):
-        yield _table(name, experiment, outcomes[start : start + size], markdown)
+        yield _table(name, experiment, outcomes[start : start + size])
 
 
-def _table(name: str, experiment: Experiment, outcomes: list[Outcome], markdown: bool) -> Table:
+def _table(name: str, experiment: Experiment, outcomes: list[Outcome]) -> Table:
     table = Table(
-        "top-1 error, %" if experiment.error else "accuracy, %",
+        _unit(experiment),
         *(found.cell.name for found in outcomes),
         title=f"{name}: {experiment.title}",
-        box=box.MARKDOWN if markdown else box.SIMPLE_HEAD,
-        caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     arms = outcomes[0].cell.arms
     for i, arm in enumerate(arms):
@@ -85,6 +84,38 @@ def _table(name: str, experiment: Experiment, outcomes: list[Outcome], markdown:
     if any(found.cell.rates for found in outcomes):
         chosen = [found.chosen and "{:g}, {:g}".format(*found.chosen) for found in outcomes]
         table.add_row("rate, decay", *(text or "grid not done" for text in chosen))
+    return table
+
+
+def summary(scale: Scale) -> Table:
+    """Lays all tables out as one, a row a cell, and the arm with GC beside the one without."""
+    table = Table(
+        "",
+        "",
+        "paper: w/o → w/ GC",
+        "here: w/o GC",
+        "w/ GC",
+        "difference",
+        "p",
+        "seeds",
+        box=box.MARKDOWN,
+    )
+    for name in TABLES[:5]:
+        experiment, records = find(name, scale), Records(name, scale)
+        for i, cell in enumerate(experiment.cells[scale]):
+            found = outcome(cell, records)
+            difference = _difference(experiment, found, cell.arms[1])
+            table.add_row(
+                f"{name}, {_unit(experiment)}" if i == 0 else "",
+                cell.name,
+                " → ".join(f"{value:.2f}" for value in cell.paper),
+                *(_spread(_values(experiment, found, arm)) for arm in cell.arms[:2]),
+                f"**{_interval(difference)}**"
+                if difference and difference.sign
+                else _interval(difference),
+                _shown(difference and f"{difference.p_value:.2g}"),
+                _seeds(found),
+            )
     return table
 
 
@@ -110,6 +141,10 @@ def seconds(name: str, scale: Scale, records: Records) -> float:
     grids = [records.get(config) for cell, _ in outcomes for config in cell.grid()]
     runs = [run for _, found in outcomes for arm in found.arms.values() for run in arm]
     return sum(record["seconds"] for record in [*grids, *runs] if record)
+
+
+def _unit(experiment: Experiment) -> str:
+    return "top-1 error, %" if experiment.error else "accuracy, %"
 
 
 def _values(experiment: Experiment, found: Outcome, arm: str) -> np.ndarray:
@@ -152,10 +187,13 @@ def _seeds(found: Outcome) -> str:
 def main(settings: Settings) -> None:
     # As wide as the tables are: one that is copied must not be folded to the width of a terminal.
     console = Console(width=160)
+    if settings.readme:
+        console.print(summary(settings.scale))
+        return
     every = [name for name in TABLES if settings.scale in EXPERIMENTS[name].cells]
     for name in settings.tables or every:
         records = Records(name, settings.scale)
-        for table in make_tables(name, settings.scale, records, markdown=settings.markdown):
+        for table in make_tables(name, settings.scale, records):
             console.print(table)
         for verdict in verdicts(name, settings.scale, records):
             console.print(verdict)

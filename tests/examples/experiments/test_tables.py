@@ -1,0 +1,133 @@
+"""Tables say what the results hold, no more and no less."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from examples.experiments import definitions, records, tables
+from examples.experiments.definitions import Cell, Experiment
+from examples.experiments.records import Records
+from examples.runs import RUNS
+
+CONFIG = RUNS["digits"][1]
+OFF = np.array([80.0, 81.0, 82.0, 83.0])
+# Gains of each cell's arm with GC.
+GAINS = {
+    "up": np.array([1.0, 1.1, 0.9, 1.0]),
+    "even": np.array([1.0, -1.0, 0.5, -0.5]),
+    "down": np.array([-1.0, -1.1, -0.9, -1.0]),
+}
+CELLS = tuple(
+    Cell(name, dataclasses.replace(CONFIG, width=8 + i), seeds=4, paper=(70.5, 71.25))
+    for i, name in enumerate(GAINS)
+)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    monkeypatch.setitem(definitions.EXPERIMENTS, "toy", Experiment("A toy", {"cpu": CELLS}))
+    with records.alone("toy", "cpu"):
+        return Records("toy", "cpu")
+
+
+def fill(results, cells=CELLS, skip=()):
+    for cell in cells:
+        for config in cell.runs(CONFIG.learning_rate, CONFIG.weight_decay):
+            if (cell.name, config.seed, config.gc) not in skip:
+                gain = GAINS[cell.name][config.seed] if config.gc != "off" else 0.0
+                accuracy = OFF[config.seed] + gain
+                results.add(config, {"test_accuracy": accuracy, "seconds": 2.0})
+
+
+def rows(results):
+    (table,) = tables.make_tables("toy", "cpu", results)
+    columns = [[column.header, *column.cells] for column in table.columns]
+    return {row[0].strip(): [*row[1:]] for row in zip(*columns, strict=True)}
+
+
+def test_the_paper_beside_ours_with_spread_interval_and_p_value(results):
+    fill(results)
+    seen = rows(results)
+    assert seen["accuracy, %"] == ["up", "even", "down"]
+    assert seen["the paper's w/o GC"] == ["70.50"] * 3
+    assert seen["the paper's w/ GC"] == ["71.25"] * 3
+    assert seen["here w/o GC"] == [f"81.50 ± {OFF.std(ddof=1):.2f}"] * 3
+    assert seen["here w/ GC"][0] == f"82.50 ± {(OFF + GAINS['up']).std(ddof=1):.2f}"
+    assert seen["difference"] == ["+1.00 ± 0.13", "+0.00 ± 1.45", "-1.00 ± 0.13"]
+    assert seen["seeds better"] == ["4 of 4", "2 of 4", "0 of 4"]
+    assert seen["p"][1] == "1"
+    assert float(seen["p"][0]) < 1e-3
+    assert seen["seeds"] == ["4 of 4"] * 3
+
+
+def test_it_says_where_gc_helped_did_nothing_and_hurt(results):
+    fill(results)
+    assert list(tables.verdicts("toy", "cpu", results)) == [
+        "GC helped: up; made no difference that these seeds can tell: even; hurt: down."
+    ]
+    assert tables.seconds("toy", "cpu", results) == 3 * 8 * 2.0
+
+
+def test_an_error_that_falls_is_help(results, monkeypatch):
+    experiment = Experiment("A toy", {"cpu": CELLS}, error=True)
+    monkeypatch.setitem(definitions.EXPERIMENTS, "toy", experiment)
+    fill(results)
+    seen = rows(results)
+    assert seen["here w/o GC"][0].startswith("18.50 ±")
+    assert seen["difference"][0] == "-1.00 ± 0.13"
+    assert seen["seeds better"] == ["4 of 4", "2 of 4", "0 of 4"]
+    assert next(tables.verdicts("toy", "cpu", results)).startswith("GC helped: up;")
+
+
+def test_seeds_that_are_not_done_are_told(results):
+    fill(results, CELLS[:1], skip={("up", 3, "conv+fc")})
+    seen = rows(results)
+    assert seen["seeds"] == ["3 of 4", "0 of 4", "0 of 4"]
+    assert seen["here w/ GC"][1:] == ["-", "-"]
+    assert seen["difference"][0].startswith("+1.00")
+    assert list(tables.verdicts("toy", "cpu", results)) == ["GC helped: up."]
+
+
+def test_runs_that_diverged_are_told(results):
+    for config in CELLS[0].runs(CONFIG.learning_rate, CONFIG.weight_decay):
+        lost = config.gc == "off" and config.seed < 2
+        result = {"diverged": "step 3"} if lost else {"test_accuracy": 80.0}
+        results.add(config, {**result, "seconds": 1.0})
+    assert rows(results)["seeds"][0] == "2 of 4; w/o GC: 2 diverged"
+
+
+def test_nothing_is_known_of_a_table_without_results(results):
+    assert rows(results)["seeds"] == ["0 of 4"] * 3
+    assert list(tables.verdicts("toy", "cpu", results)) == ["GC has no result yet."]
+
+
+def test_many_columns_are_laid_out_in_tables_of_like_width(results, monkeypatch):
+    cells = tuple(Cell(str(i), dataclasses.replace(CONFIG, width=i + 1)) for i in range(10))
+    monkeypatch.setitem(definitions.EXPERIMENTS, "toy", Experiment("A toy", {"cpu": cells}))
+    made = list(tables.make_tables("toy", "cpu", results))
+    assert [len(table.columns) for table in made] == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("table7",), "no table is called 'table7'; there are table1,"),
+        (("rates", "--scale", "paper"), "rates is not in the paper"),
+    ],
+)
+def test_unknown_tables_are_an_error(arguments, message):
+    command = [sys.executable, "-m", "examples.experiments.tables", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert re.search(message, " ".join((done.stdout + done.stderr).split()))
+
+
+def test_a_damaged_file_stops_it(results):
+    results.path.write_text("{")
+    with pytest.raises(records.RecordsError, match="line 1"):
+        Records("toy", "cpu")
