@@ -1,5 +1,6 @@
 """How steep and how curved a loss is, without GC and with it: both sides of Proposition 4.2."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.linalg import eigh_tridiagonal
 
 
 class Lipschitz(NamedTuple):
@@ -50,7 +52,6 @@ def make_lipschitz(
     eigenvector's residual; that it is the largest one is likely, not certain: try two keys. Each
     iteration takes two Hessian-vector products and keeps one vector of the size of params. One
     product is compiled, at the first call, and serves all params and args of the same shapes.
-
     For the Hessian of one kernel alone, let that kernel be params and all others be in args.
 
     Args:
@@ -104,22 +105,23 @@ def make_lipschitz(
             vector, rest = _unit(vector)
             numbers = [float(x) for x in (*gradients, length, rest)]
             if not np.isfinite(numbers).all():
-                raise ValueError(f"not finite: a gradient or Hessian in the norms {numbers}")
+                raise ValueError(f"the gradient or the Hessian is not finite: norms {numbers}")
             *gradients, length, rest = numbers
             diagonal.append(length**2)
-            values, vectors = np.linalg.eigh(
-                np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-            )
             beside.append(length * rest)
-            bound, residual = np.sqrt(values[-1]), beside[-1] * abs(vectors[-1, -1])
-            # Twice: it is the square that has this residual.
-            converged = bool(residual <= 2 * tolerance * values[-1])
-        return float(bound), converged, 2 * len(basis), gradients
+            squares, vectors = eigh_tridiagonal(diagonal, beside[:-1])
+            bound, residual = math.sqrt(squares[-1]), beside[-1] * abs(vectors[-1, -1])
+            # Twice, for this is the residual of the square.
+            converged = bool(residual <= 2 * tolerance * squares[-1])
+        return bound, converged, 2 * len(basis), gradients
 
     def lipschitz(params: Any, *args: Any, key: jax.Array) -> Lipschitz:
-        plain, done, products, gradients = spectral_norm(params, args, key, False)
-        with_gc, done_gc, products_gc, _ = spectral_norm(params, args, key, True)
-        return Lipschitz(*gradients, plain, with_gc, products + products_gc, done and done_gc)
+        plain, done, products, _ = spectral_norm(params, args, key, False)
+        with_gc, done_gc, products_gc, gradients = spectral_norm(params, args, key, True)
+        converged = done and done_gc
+        return Lipschitz(
+            gradients[0], gradients[1], plain, with_gc, products + products_gc, converged
+        )
 
     return lipschitz
 
