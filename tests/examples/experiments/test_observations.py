@@ -76,7 +76,7 @@ def test_both_arms_begin_with_the_same_gradient(tasks, data):
 
 def test_both_sides_of_proposition_4_2_along_the_run(tasks, data, monkeypatch):
     monkeypatch.setattr(observations, "_CHECKPOINTS", 2)
-    monkeypatch.setattr(observations, "_PRODUCTS", 20)
+    monkeypatch.setattr(observations, "_ITERATIONS", 10)
     seen = observations.curvature(*tasks["off"], data)
     assert seen["step"] == [0, STEPS]
     for name in ("gradient_norm", "hessian_norm"):
