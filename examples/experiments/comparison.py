@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or -1 where the interval leaves out 0, else 0."""
-        return int(np.sign(self.mean)) if abs(self.mean) > self.half_width else 0  # never for NaN
+        return int(np.sign(self.mean)) if abs(self.mean) > self.half_width else 0
 
 
 def half_width(sample: np.ndarray) -> float:
@@ -44,5 +44,5 @@ def paired_difference(arm: np.ndarray, base: np.ndarray) -> Difference:
     elif not difference.std():  # the test divides by it
         p_value = 0.0 if difference[0] else 1.0
     else:
-        p_value = float(stats.ttest_1samp(difference, 0.0).pvalue)
+        p_value = float(stats.ttest_1samp(difference, 0.0)[1])
     return Difference(float(difference.mean()), half, p_value, len(difference))

@@ -31,6 +31,11 @@ def tasks(data):
     return {gc: (c, prepare(c, data, mesh, diagnose=True)) for gc, c in configs.items()}
 
 
+def gradients(tasks, gc, data):
+    config, task = tasks[gc]
+    return observations.gradients(config, task, data)
+
+
 def test_weights_before_and_after_are_those_of_the_convolutions_from_shallow_to_deep(tasks, data):
     config, task = tasks["off"]
     seen = observations.weights(config, task, data)
@@ -57,7 +62,7 @@ def test_with_gc_the_means_stay_where_they_began(tasks, data):
 
 @pytest.mark.parametrize("gc", ["off", "conv+fc"])
 def test_gradients_of_both_layers_at_each_step(gc, tasks, data):
-    seen = observations.gradients(*tasks[gc], data)
+    seen = gradients(tasks, gc, data)
     assert len(seen) == 9
     assert all(len(values) == STEPS for values in seen.values())
     for layer in ("conv1/kernel", "fc/kernel"):
@@ -68,16 +73,15 @@ def test_gradients_of_both_layers_at_each_step(gc, tasks, data):
 
 
 def test_both_arms_begin_with_the_same_gradient(tasks, data):
-    first = [
-        observations.gradients(*tasks[gc], data)["conv1/kernel/norm_before"][0] for gc in tasks
-    ]
+    first = [gradients(tasks, gc, data)["conv1/kernel/norm_before"][0] for gc in tasks]
     assert first[0] == pytest.approx(first[1], rel=1e-3)
 
 
 def test_both_sides_of_proposition_4_2_along_the_run(tasks, data, monkeypatch):
     monkeypatch.setattr(observations, "_CHECKPOINTS", 2)
     monkeypatch.setattr(observations, "_ITERATIONS", 10)
-    seen = observations.curvature(*tasks["off"], data)
+    config, task = tasks["off"]
+    seen = observations.curvature(config, task, data)
     assert seen["step"] == [0, STEPS]
     for name in ("gradient_norm", "hessian_norm"):
         plain, with_gc = np.array(seen[name]), np.array(seen[f"{name}_gc"])

@@ -22,6 +22,12 @@ def records(tmp_path, monkeypatch):
         yield Records("toy", "cpu")
 
 
+def accuracy(records, config):
+    record = records.get(config)
+    assert record is not None
+    return record["test_accuracy"]
+
+
 def fill_grid(records, best):
     for config in CELL.grid():
         point = config.learning_rate, config.weight_decay
@@ -32,7 +38,7 @@ def test_a_result_is_found_again_by_its_config(records):
     assert records.get(CONFIG) is None
     records.add(CONFIG, {"test_accuracy": 1.5})
     for seen in (records, Records("toy", "cpu")):
-        assert seen.get(CONFIG)["test_accuracy"] == 1.5
+        assert accuracy(seen, CONFIG) == 1.5
         assert seen.get(dataclasses.replace(CONFIG, seed=1)) is None
 
 
@@ -41,7 +47,7 @@ def test_a_setting_that_came_later_has_its_default_in_older_results(records):
     line = json.loads(records.path.read_text())
     del line["config"]["pad"]
     records.path.write_text(json.dumps(line) + "\n")
-    assert Records("toy", "cpu").get(CONFIG)["test_accuracy"] == 1.5
+    assert accuracy(Records("toy", "cpu"), CONFIG) == 1.5
 
 
 @pytest.mark.parametrize(

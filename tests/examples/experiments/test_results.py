@@ -26,7 +26,7 @@ def test_every_result_is_of_a_run_that_is_defined_now(name):
 
 def test_the_readme_has_the_table_of_these_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.S)
+    block = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.DOTALL)
     assert block, "README.md marks no results"
     columns = [[column.header, *column.cells] for column in tables.summary("cpu").columns]
     expected = [list(row) for row in zip(*columns, strict=True)]
