@@ -382,7 +382,6 @@ def _rates() -> Experiment:
                     f"{norm.upper()} {rate:g}",
                     dataclasses.replace(_FEW, norm=norm, learning_rate=rate, evaluate_every=25),
                     arms=_THREE,
-                    seeds=8,
                 )
                 for norm in ("gn", "bn")
                 for rate in (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -400,7 +399,6 @@ def _images() -> Experiment:
                     str(images),
                     dataclasses.replace(_FEW, train_images=images, epochs=15, evaluate_every=15),
                     arms=_THREE,
-                    seeds=8,
                 )
                 for images in (100, 200, 400, 800, 1600, 3000)
             )
