@@ -24,7 +24,7 @@ _LAYERS = ("conv1/kernel", "fc/kernel")
 # spectral norm may take.
 _IMAGES = 100
 _CHECKPOINTS = 6
-_ITERATIONS = 25
+_ITERATIONS = 50
 
 
 def _states(config: Config, task: Task, data: Data) -> Iterator[tuple[State, Any]]:
@@ -115,7 +115,7 @@ def curvature(config: Config, task: Task, data: Data) -> dict[str, Any]:
         net = nnx.merge(task.graph, params, rest, copy=True)
         return loss_of_net(net, batch, jax.random.key(0))[0]
 
-    lipschitz = make_lipschitz(loss, centralize(), tolerance=1e-2, iterations=_ITERATIONS)
+    lipschitz = make_lipschitz(loss, centralize(), iterations=_ITERATIONS)
     steps = task.steps_per_epoch * config.epochs
     wanted = np.unique(np.linspace(0, steps, _CHECKPOINTS).round()).astype(int).tolist()
     found: dict[str, list[Any]] = {"step": wanted}
