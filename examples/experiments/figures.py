@@ -182,6 +182,7 @@ def _by_setting(outcomes: Outcomes, field: str) -> Figure:
         above.set(title={"gn": "group normalization", "bn": "batch normalization"}[norm])
         below.set(xlabel=_words(field), xscale="log")
         settings = [getattr(cell.cell.config, field) for cell in cells]
+        below.set_xlim(settings[0] / 1.3, settings[-1] * 1.3)  # of all, done or not
         below.set_xticks(settings, [f"{x:g}" for x in settings])
         below.minorticks_off()
     grid[0, 0].set_ylabel("test accuracy, %")
