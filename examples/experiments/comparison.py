@@ -1,6 +1,6 @@
 """What paired seeds can tell: a difference, its interval, its p-value."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -44,5 +44,6 @@ def paired_difference(arm: np.ndarray, base: np.ndarray) -> Difference:
     elif not difference.std():  # the test divides by it
         p_value = 0.0 if difference[0] else 1.0
     else:
-        p_value = float(stats.ttest_1samp(difference, 0.0)[1])
+        test: Any = stats.ttest_1samp(difference, 0.0)
+        p_value = float(test.pvalue)
     return Difference(float(difference.mean()), half, p_value, len(difference))
