@@ -37,7 +37,7 @@ class Task(NamedTuple):
     config: Config
     mesh: Mesh
     steps_per_epoch: int
-    schedule: Callable[[float], optax.Schedule]
+    schedule: Callable[[float], Callable[[int], Any]]
     graph: Any  # of the net in training mode, for nnx.merge with a state's params and rest
     init: Callable[[Config], step.State]
     train_step: Callable
