@@ -214,3 +214,12 @@ def test_compose_runs_in_order():
     double = functools.partial(lambda image, rng: image * 2)
     add = functools.partial(lambda image, rng: image + 1)
     np.testing.assert_array_equal(transforms.compose(double, add)(np.ones(2), None), [3, 3])
+
+
+def test_pad_sets_an_image_in_a_black_frame():
+    image = np.full((4, 6, 1), 7, np.uint8)
+    padded = transforms.pad(image, None, padding=2)
+    assert padded.shape == (8, 10, 1)
+    assert padded.dtype == np.uint8
+    np.testing.assert_array_equal(padded[2:6, 2:8], image)
+    assert padded.sum() == image.sum()
