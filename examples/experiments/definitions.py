@@ -1,90 +1,15 @@
-"""What each table and figure is made of: configs, at the paper's scale and at that of a CPU.
+"""The paper's tables and figures, and two of our own, at the paper's scale and at that of a CPU.
 
-A cell is what the paper gives one column of a table or one pair of curves. It is trained once for
-each arm and seed; the arms differ in GC alone. At the scale "cpu" the nets are narrow, the images
-small and few, and the learning rate and decay are chosen for the arm without GC on validation
-images, from a grid; the other arms take them over.
+At the scale "cpu" the nets are narrow and the images small and few.
 """
 
 import dataclasses
 import difflib
-import itertools
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from examples.runs import RUNS, Config
+from examples.experiments.cells import Cell, Experiment, Observer, Scale
+from examples.runs import RUNS
 from examples.training.optimizers import GC
-
-Scale = Literal["paper", "cpu"]
-Observer = Literal["start", "weights", "gradients", "curvature"]
-
-# Apart from the seeds that are reported, so that these have no part in the choice.
-GRID_SEEDS = (1000,)
-# Training images that choose and do not train, in the grid alone.
-_VALIDATION = {"fashion_mnist": 2000, "mnist5k": 1000, "digits": 500}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One net, data set and optimizer, trained with and without GC.
-
-    Attributes:
-      name: as tables and figures write it.
-      config: of every run but for arm and seed.
-      arms: where gradients are centralized; the first is what the others are compared with.
-      seeds: how many; arms share weights, images and batches of a seed.
-      rates: the learning rates of the grid; none for a config that is taken as it is.
-      decays: the weight decays of the grid.
-      paper: the paper's mean of each arm, accuracy or top-1 error in %.
-      observe: what is measured along the run, instead of an evaluation at its end.
-    """
-
-    name: str
-    config: Config
-    arms: tuple[GC, ...] = ("off", "conv+fc")
-    seeds: int = 10
-    rates: tuple[float, ...] = ()
-    decays: tuple[float, ...] = ()
-    paper: tuple[float, ...] = ()
-    observe: Observer | None = None
-
-    def grid(self) -> Iterator[Config]:
-        """Gives the runs that the learning rate and decay are chosen by: validation, no GC."""
-        validation = _VALIDATION.get(self.config.dataset, 0)
-        for rate, decay, seed in itertools.product(self.rates, self.decays, GRID_SEEDS):
-            config = with_hyperparameters(self.config, rate, decay)
-            yield dataclasses.replace(config, gc=self.arms[0], seed=seed, validation=validation)
-
-    def runs(self, rate: float, decay: float) -> Iterator[Config]:
-        """Gives the runs that are reported, all arms of a seed before the next seed."""
-        config = with_hyperparameters(self.config, rate, decay)
-        for seed, arm in itertools.product(range(self.seeds), self.arms):
-            yield dataclasses.replace(config, gc=arm, seed=seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A table or figure.
-
-    Attributes:
-      title: what the paper says above it, or what it shows.
-      cells: in the paper's order, at each scale that it is defined at.
-      error: whether the paper gives the top-1 error instead of the accuracy.
-    """
-
-    title: str
-    cells: dict[Scale, tuple[Cell, ...]]
-    error: bool = False
-
-
-def with_hyperparameters(config: Config, rate: float, decay: float) -> Config:
-    """Sets the learning rate, the last layer's in proportion, and the decay."""
-    head = config.head_learning_rate
-    if head is not None:
-        head = rate * (head / config.learning_rate)
-    return dataclasses.replace(
-        config, learning_rate=rate, head_learning_rate=head, weight_decay=decay
-    )
 
 
 def find(name: str, scale: str) -> Experiment:
@@ -104,7 +29,7 @@ def find(name: str, scale: str) -> Experiment:
 
 
 # 28x28 images in a frame of 2 pixels, averaged over 4x4: 8x8, which every net but VGG can halve as
-# often as it does. 500 images, for with all 60,000 none of these nets over-fits.
+# often as it does.
 _CPU = dataclasses.replace(
     RUNS["table1-resnet18"][1],
     dataset="fashion_mnist",
@@ -123,8 +48,7 @@ _DECAYS = (5e-4, 5e-3)
 
 def _paper(run: str, name: str, paper: tuple[float, ...] = (), **kwargs) -> Cell:
     config = RUNS[run][1]
-    arms = kwargs.pop("arms", ("off", config.gc))
-    return Cell(name, config, arms=arms, paper=paper, **kwargs)
+    return Cell(name, config, arms=("off", config.gc), paper=paper, **kwargs)
 
 
 def _table1() -> Experiment:
@@ -283,7 +207,7 @@ def _table4() -> Experiment:
     # The paper's four have no small kin here: two other data sets, and each half of the classes of
     # Fashion-MNIST from a net that saw the other half alone.
     small = {
-        "MNIST": replace(config),
+        "MNIST": config,
         "digits": replace(config, dataset="digits", pad=0, pool=1),
         "Fashion 5-9": replace(config, dataset="fashion_mnist", classes=(5, 6, 7, 8, 9)),
         "Fashion 0-4": replace(
@@ -310,9 +234,7 @@ def _table4() -> Experiment:
 
 
 def _figure5() -> Experiment:
-    config = dataclasses.replace(
-        _CPU, dataset="mnist5k", model="resnet50", evaluate_every=2, gc="conv+fc"
-    )
+    config = dataclasses.replace(_CPU, dataset="mnist5k", model="resnet50", evaluate_every=2)
     return Experiment(
         "Training loss and testing accuracy with BN and weight standardization",
         {
@@ -368,7 +290,7 @@ def _figure3() -> Experiment:
     )
 
 
-# The regime of the quickstart: group normalization and few images, where GC does most.
+# The regime of the quickstart: few images, nothing tuned.
 _FEW = RUNS["mnist5k"][1]
 _THREE: tuple[GC, ...] = ("off", "conv+fc", "optax.centralize")
 

@@ -20,8 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from examples.experiments.cells import Scale
 from examples.experiments.comparison import half_width, paired_difference
-from examples.experiments.definitions import EXPERIMENTS, Scale
+from examples.experiments.definitions import EXPERIMENTS
 from examples.experiments.records import RESULTS, Outcome, Record, Records, RecordsError, outcome
 
 # A colour has one meaning in all figures; these stay apart for the colour-blind.

@@ -15,7 +15,7 @@ from examples.runs import Config
 from examples.train_classifier import DivergedError
 from examples.training import mesh as meshes
 from examples.training.step import State
-from optax_gc import centralize
+from optax_gc import centralize, conv_kernels
 from optax_gc.diagnostics import neuron_means
 
 # The two layers of Figure 4.
@@ -64,24 +64,13 @@ def weights(config: Config, task: Task, data: Data) -> dict[str, Any]:
 
 
 def _conv_means(state: State) -> dict[str, list[float]]:
-    means = neuron_means(state.params, mask=_convolutions)
+    means = neuron_means(state.params, mask=conv_kernels)
     # A mean of exactly 0 has no logarithm; float32 has no normal number below this.
     tiny = np.finfo(np.float32).tiny
     return {
         name: [round(float(x), 2) for x in np.log10(np.maximum(np.abs(mean), tiny))]
-        for name, mean in sorted(means.items(), key=lambda item: _depth(item[0]))
+        for name, mean in means.items()  # in a ResNet's tree, from shallow to deep
     }
-
-
-def _convolutions(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim == 4, params)
-
-
-def _depth(name: str) -> tuple:
-    # "conv1" stands in front of "stages/0/0/conv1", and stage 2 in front of stage 10.
-    parts = name.split("/")
-    places = [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in parts]
-    return len(parts) > 2, places
 
 
 def gradients(config: Config, task: Task, data: Data) -> dict[str, Any]:

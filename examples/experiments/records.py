@@ -4,14 +4,14 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from examples.experiments.definitions import Cell, Scale
+from examples.experiments.cells import Cell, Scale
 from examples.runs import Config
 
 RESULTS = Path(__file__).parent / "results"
@@ -117,8 +117,8 @@ def _config(fields: dict[str, Any]) -> Config:
 def choose(cell: Cell, records: Records) -> tuple[float, float] | None:
     """Gives a cell's learning rate and decay: the best of its grid, without GC, on validation.
 
-    A run that diverged counts as an accuracy of 0. Of
-    equals the first, with the lower rate, is taken. None where runs of the grid are missing.
+    A run that diverged counts as an accuracy of 0. Of equals the first, with the lower rate, is
+    taken. None where runs of the grid are missing.
     """
     if not cell.rates:
         return cell.config.learning_rate, cell.config.weight_decay
@@ -173,5 +173,5 @@ def outcome(cell: Cell, records: Records) -> Outcome:
             diverged[config.gc] += 1
         elif record is not None:
             seeds.setdefault(config.seed, {})[config.gc] = record
-    whole: Sequence[dict[str, Record]] = [s for s in seeds.values() if len(s) == len(cell.arms)]
+    whole = [s for s in seeds.values() if len(s) == len(cell.arms)]
     return Outcome(cell, {arm: [s[arm] for s in whole] for arm in cell.arms}, diverged, chosen)

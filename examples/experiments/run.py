@@ -35,7 +35,8 @@ from rich.progress import (
 from examples.classifier import Data, Task, load_data, prepare
 from examples.datasets import Dataset, DatasetError
 from examples.datasets.transforms import Transform
-from examples.experiments.definitions import EXPERIMENTS, Cell, Scale, find
+from examples.experiments.cells import Cell, Scale
+from examples.experiments.definitions import EXPERIMENTS, find
 from examples.experiments.observations import OBSERVERS
 from examples.experiments.records import Record, Records, RecordsError, alone, choose
 from examples.runs import Config

@@ -16,11 +16,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from examples.experiments.cells import Experiment, Scale
 from examples.experiments.comparison import Difference, paired_difference
-from examples.experiments.definitions import EXPERIMENTS, Experiment, Scale, find
+from examples.experiments.definitions import EXPERIMENTS, find
 from examples.experiments.records import Outcome, Records, RecordsError, outcome
 
-TABLES = ("table1", "table2", "table3", "table4", "figure5", "rates", "images")
+_OF_THE_PAPER = ("table1", "table2", "table3", "table4", "figure5")
+TABLES = (*_OF_THE_PAPER, "rates", "images")
 ARMS = {
     "off": "w/o GC",
     "conv": "w/ GC",
@@ -88,7 +90,7 @@ def _table(name: str, experiment: Experiment, outcomes: list[Outcome]) -> Table:
 
 
 def summary(scale: Scale) -> Table:
-    """Lays all tables out as one, a row a cell, and the arm with GC beside the one without."""
+    """Lays the paper's tables out as one, a row a cell, and the arm with GC beside the one without."""
     table = Table(
         "",
         "",
@@ -100,19 +102,18 @@ def summary(scale: Scale) -> Table:
         "seeds",
         box=box.MARKDOWN,
     )
-    for name in TABLES[:5]:
+    for name in _OF_THE_PAPER:
         experiment, records = find(name, scale), Records(name, scale)
         for i, cell in enumerate(experiment.cells[scale]):
             found = outcome(cell, records)
             difference = _difference(experiment, found, cell.arms[1])
+            bold = "**" if difference and difference.sign else ""
             table.add_row(
                 f"{name}, {_unit(experiment)}" if i == 0 else "",
                 cell.name,
                 " → ".join(f"{value:.2f}" for value in cell.paper),
                 *(_spread(_values(experiment, found, arm)) for arm in cell.arms[:2]),
-                f"**{_interval(difference)}**"
-                if difference and difference.sign
-                else _interval(difference),
+                f"{bold}{_interval(difference)}{bold}",
                 _shown(difference and f"{difference.p_value:.2g}"),
                 _seeds(found),
             )

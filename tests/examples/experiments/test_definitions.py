@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from examples import datasets, models
-from examples.experiments.definitions import EXPERIMENTS, GRID_SEEDS, find
+from examples.experiments.cells import GRID_SEEDS
+from examples.experiments.definitions import EXPERIMENTS, find
 from examples.runs import RUNS
 
 CELLS = [

@@ -12,7 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from examples.experiments import figures
-from examples.experiments.definitions import EXPERIMENTS, Cell, Scale
+from examples.experiments.cells import Cell, Scale
+from examples.experiments.definitions import EXPERIMENTS
 from examples.experiments.figures import FIGURES, Settings, draw
 from examples.experiments.records import Record, Records, RecordsError
 from examples.runs import Config

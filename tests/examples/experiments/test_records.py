@@ -7,7 +7,7 @@ import os
 import pytest
 
 from examples.experiments import records as module
-from examples.experiments.definitions import Cell
+from examples.experiments.cells import Cell
 from examples.experiments.records import Records, RecordsError, alone, choose, outcome
 from examples.runs import RUNS
 

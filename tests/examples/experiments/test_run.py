@@ -11,7 +11,7 @@ import pytest
 
 from examples import train_classifier
 from examples.experiments import definitions, records, run, tables
-from examples.experiments.definitions import Cell, Experiment
+from examples.experiments.cells import Cell, Experiment
 from examples.experiments.records import Records, outcome
 from examples.runs import RUNS
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from examples.experiments import definitions, records, tables
-from examples.experiments.definitions import Cell, Experiment
+from examples.experiments.cells import Cell, Experiment
 from examples.experiments.records import Records
 from examples.runs import RUNS
 
