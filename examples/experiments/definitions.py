@@ -42,8 +42,10 @@ _CPU = dataclasses.replace(
     pad=2,
     pool=4,
 )
-_RATES = (0.03, 0.1, 0.3)
+_RATES = (0.01, 0.03, 0.1, 0.3)
 _DECAYS = (5e-4, 5e-3)
+# ResNet-101, in half the width, is at 60 % accuracy after the 200 steps that the others have.
+_R101 = {"width": 4, "epochs": 40, "milestones": (12, 24, 36), "evaluate_every": 40}
 
 
 def _paper(run: str, name: str, paper: tuple[float, ...] = (), **kwargs) -> Cell:
@@ -61,7 +63,7 @@ def _table1() -> Experiment:
     }
     small = {
         "R18": {"width": 8},
-        "R101": {"width": 4},
+        "R101": _R101,
         "X29": {"width": 2},
         "V11": {"width": 8, "pool": 1},  # it halves images five times
         "D121": {"width": 8},
@@ -91,10 +93,10 @@ def _table2() -> Experiment:
     # name: (optimizer, the paper's means, rates, decays)
     rows = {
         "SGDM": ("sgd", (78.23, 79.14), _RATES, _DECAYS),
-        "Adam": ("adam", (71.64, 72.80), (0.001, 0.003, 0.01), _DECAYS),
-        "Adagrad": ("adagrad", (70.34, 71.58), (0.003, 0.01, 0.03), _DECAYS),
+        "Adam": ("adam", (71.64, 72.80), (0.001, 0.003, 0.01, 0.03), _DECAYS),
+        "Adagrad": ("adagrad", (70.34, 71.58), (0.003, 0.01, 0.03, 0.1), _DECAYS),
         "SGDW": ("sgdw", (74.02, 76.82), _RATES, (1e-3, 1e-2)),
-        "AdamW": ("adamw", (74.12, 75.07), (0.001, 0.003, 0.01), (1e-3, 1e-2)),
+        "AdamW": ("adamw", (74.12, 75.07), (0.001, 0.003, 0.01, 0.03), (1e-3, 1e-2)),
     }
     return Experiment(
         "Testing accuracy of ResNet-50 under different optimizers",
@@ -120,38 +122,39 @@ def _table2() -> Experiment:
 
 def _table3() -> Experiment:
     rows = {
-        "R50BN": ("resnet50", "bn", 8, (23.71, 23.21)),
-        "R50GN": ("resnet50", "gn", 8, (24.50, 23.53)),
-        "R101BN": ("resnet101", "bn", 4, (22.37, 21.82)),
-        "R101GN": ("resnet101", "gn", 4, (23.34, 22.14)),
+        "R50BN": ("resnet50", "bn", (23.71, 23.21)),
+        "R50GN": ("resnet50", "gn", (24.50, 23.53)),
+        "R101BN": ("resnet101", "bn", (22.37, 21.82)),
+        "R101GN": ("resnet101", "gn", (23.34, 22.14)),
     }
     # More images than in Table 1, as ImageNet has more than CIFAR-100.
-    config = dataclasses.replace(_CPU, train_images=1000, epochs=10, milestones=(3, 6, 9))
+    config = dataclasses.replace(
+        _CPU, train_images=1000, epochs=10, milestones=(3, 6, 9), evaluate_every=10
+    )
+    small: dict[str, dict[str, Any]] = {
+        "R50BN": {},
+        "R50GN": {"evaluate_every": 2},  # Figure 6
+        "R101BN": _R101 | {"epochs": 20, "milestones": (6, 12, 18), "evaluate_every": 20},
+    }
+    small["R101GN"] = small["R101BN"]
     return Experiment(
         "Top-1 error of ResNets with batch and group normalization",
         {
             "paper": tuple(
                 _paper(f"table3-{model}-{norm}", name, means, seeds=1)
-                for name, (model, norm, _, means) in rows.items()
+                for name, (model, norm, means) in rows.items()
             ),
             "cpu": tuple(
                 Cell(
                     name,
-                    dataclasses.replace(
-                        config,
-                        model=model,
-                        norm=norm,
-                        width=width,
-                        # Figure 6 shows the one with curves.
-                        evaluate_every=2 if name == "R50GN" else 10,
-                    ),
+                    dataclasses.replace(config, model=model, norm=norm, **small[name]),
                     arms=("off", "conv"),
                     seeds=5,
                     rates=_RATES,
                     decays=(1e-4, 1e-3),
                     paper=means,
                 )
-                for name, (model, norm, width, means) in rows.items()
+                for name, (model, norm, means) in rows.items()
             ),
         },
         error=True,
@@ -226,7 +229,7 @@ def _table4() -> Experiment:
                 for name, (dataset, means) in rows.items()
             ),
             "cpu": tuple(
-                Cell(name, cell, seeds=5, rates=(0.003, 0.01, 0.03), decays=(1e-4, 1e-3))
+                Cell(name, cell, seeds=5, rates=(0.003, 0.01, 0.03, 0.1), decays=(1e-4, 1e-3))
                 for name, cell in small.items()
             ),
         },
