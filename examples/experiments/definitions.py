@@ -42,10 +42,8 @@ _CPU = dataclasses.replace(
     pad=2,
     pool=4,
 )
-_RATES = (0.01, 0.03, 0.1, 0.3)
+_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 _DECAYS = (5e-4, 5e-3)
-# ResNet-101, in half the width, is at 60 % accuracy after the 200 steps that the others have.
-_R101 = {"width": 4, "epochs": 40, "milestones": (12, 24, 36), "evaluate_every": 40}
 
 
 def _paper(run: str, name: str, paper: tuple[float, ...] = (), **kwargs) -> Cell:
@@ -63,7 +61,8 @@ def _table1() -> Experiment:
     }
     small = {
         "R18": {"width": 8},
-        "R101": _R101,
+        # After the 200 steps that the others have, it is at 60 % accuracy.
+        "R101": {"width": 4, "epochs": 40, "milestones": (12, 24, 36), "evaluate_every": 40},
         "X29": {"width": 2},
         "V11": {"width": 8, "pool": 1},  # it halves images five times
         "D121": {"width": 8},
@@ -79,7 +78,7 @@ def _table1() -> Experiment:
                     name,
                     dataclasses.replace(_CPU, model=model, **small[name]),
                     arms=("off", "conv", "optax.centralize"),
-                    rates=_RATES,
+                    rates=(*_RATES[1:], 1.0) if name == "R101" else _RATES,
                     decays=_DECAYS,
                     paper=means,
                 )
@@ -127,16 +126,11 @@ def _table3() -> Experiment:
         "R101BN": ("resnet101", "bn", (22.37, 21.82)),
         "R101GN": ("resnet101", "gn", (23.34, 22.14)),
     }
-    # More images than in Table 1, as ImageNet has more than CIFAR-100.
+    # More images than in Table 1, as ImageNet has more than CIFAR-100, and larger: 8x8 would end as
+    # one pixel, of which a group's two channels are all that group normalization has.
     config = dataclasses.replace(
-        _CPU, train_images=1000, epochs=10, milestones=(3, 6, 9), evaluate_every=10
+        _CPU, width=4, train_images=1000, epochs=10, milestones=(3, 6, 9), pad=0, pool=2
     )
-    small: dict[str, dict[str, Any]] = {
-        "R50BN": {},
-        "R50GN": {"evaluate_every": 2},  # Figure 6
-        "R101BN": _R101 | {"epochs": 20, "milestones": (6, 12, 18), "evaluate_every": 20},
-    }
-    small["R101GN"] = small["R101BN"]
     return Experiment(
         "Top-1 error of ResNets with batch and group normalization",
         {
@@ -147,10 +141,16 @@ def _table3() -> Experiment:
             "cpu": tuple(
                 Cell(
                     name,
-                    dataclasses.replace(config, model=model, norm=norm, **small[name]),
+                    dataclasses.replace(
+                        config,
+                        model=model,
+                        norm=norm,
+                        # Figure 6 shows the one with curves.
+                        evaluate_every=2 if name == "R50GN" else 10,
+                    ),
                     arms=("off", "conv"),
                     seeds=5,
-                    rates=_RATES,
+                    rates=_RATES[:-1],
                     decays=(1e-4, 1e-3),
                     paper=means,
                 )
