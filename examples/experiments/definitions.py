@@ -67,6 +67,8 @@ def _table1() -> Experiment:
         "V11": {"width": 8, "pool": 1},  # it halves images five times
         "D121": {"width": 8},
     }
+    # The best of `_RATES` is its lowest for the one, its highest for the other.
+    wider = {"R18": (0.001, *_RATES), "R101": (*_RATES[1:], 1.0)}
     return Experiment(
         "Testing accuracy of different networks",
         {
@@ -78,7 +80,7 @@ def _table1() -> Experiment:
                     name,
                     dataclasses.replace(_CPU, model=model, **small[name]),
                     arms=("off", "conv", "optax.centralize"),
-                    rates=(*_RATES[1:], 1.0) if name == "R101" else _RATES,
+                    rates=wider.get(name, _RATES),
                     decays=_DECAYS,
                     paper=means,
                 )

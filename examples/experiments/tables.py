@@ -41,7 +41,8 @@ class Settings:
     scale: Scale = "cpu"
     """Whose results: those at the paper's settings and data, or at a CPU's."""
     readme: bool = False
-    """Print one table in Markdown instead, a line for each column of the paper's, as README.md has it."""
+    """Print one table in Markdown instead, a line for each column of the paper's, and what its runs
+    took, as README.md has it."""
 
     def __post_init__(self):
         for name in self.tables:
@@ -144,6 +145,13 @@ def seconds(name: str, scale: Scale, records: Records) -> float:
     return sum(record["seconds"] for record in [*grids, *runs] if record)
 
 
+def costs(scale: Scale) -> str:
+    """Says what the runs of the paper's tables took."""
+    took = {name: seconds(name, scale, Records(name, scale)) for name in _OF_THE_PAPER}
+    named = ", ".join(f"{name} {total:,.0f} s" for name, total in took.items())
+    return f"The runs took, with their grids: {named}."
+
+
 def _unit(experiment: Experiment) -> str:
     return "top-1 error, %" if experiment.error else "accuracy, %"
 
@@ -190,6 +198,7 @@ def main(settings: Settings) -> None:
     console = Console(width=160)
     if settings.readme:
         console.print(summary(settings.scale))
+        console.print(costs(settings.scale), soft_wrap=True)
         return
     every = [name for name in TABLES if settings.scale in EXPERIMENTS[name].cells]
     for name in settings.tables or every:
