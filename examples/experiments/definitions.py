@@ -321,10 +321,13 @@ def _images() -> Experiment:
         {
             "cpu": tuple(
                 Cell(
-                    str(images),
-                    dataclasses.replace(_FEW, train_images=images, epochs=15, evaluate_every=15),
+                    f"{norm.upper()} {images}",
+                    dataclasses.replace(
+                        _FEW, norm=norm, train_images=images, epochs=15, evaluate_every=15
+                    ),
                     arms=_THREE,
                 )
+                for norm in ("gn", "bn")
                 for images in (100, 200, 400, 800, 1600, 3000)
             )
         },

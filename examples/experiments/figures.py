@@ -189,7 +189,7 @@ def _by_setting(outcomes: Outcomes, field: str) -> Figure:
     grid[0, 0].set_ylabel("test accuracy, %")
     grid[1, 0].set_ylabel("difference to no GC, points")
     text = "Mean over seeds and its 95 % interval by Student's t; differences are paired by seed."
-    if max(np.abs(grid[1, 0].get_ylim())) > 10:
+    if max(np.abs(grid[1, 0].get_ylim())) > 20:
         # A setting at which one arm alone fails would press all others onto one line.
         grid[1, 0].set_yscale("symlog", linthresh=5)
         ticks = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
