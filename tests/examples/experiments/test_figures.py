@@ -201,7 +201,7 @@ def test_intervals_are_of_the_paired_difference(tmp_path, made):
         if record := records.get(config):
             arms[config.gc].append(record["test_accuracy"])
     difference = np.subtract(arms["conv+fc"], arms["off"])
-    line, _, (bars,) = made[0].axes[1].containers[0].lines
+    line, _, (bars,) = made[0].axes[2].containers[0].lines
     assert line.get_ydata()[0] == pytest.approx(difference.mean())
     low, high = bars.get_segments()[0][:, 1]
     # Student's t for 2 degrees of freedom.

@@ -88,13 +88,14 @@ def test_it_makes_grid_and_arms_once_and_says_how_far_it_is(folder, monkeypatch)
         "one compiled step an arm serves its grid and all of its seeds"
     )
     seen = lines(folder)
-    assert [line["config"]["validation"] for line in seen] == [500] * 2 + [0] * 6
-    assert [line["config"]["gc"] for line in seen[2:]] == list(CELL.arms) * 2
-    assert [line["config"]["seed"] for line in seen] == [1000] * 2 + [0] * 3 + [1] * 3
-    best = max(seen[:2], key=lambda line: line["test_accuracy"])["config"]["learning_rate"]
-    assert {line["config"]["learning_rate"] for line in seen[2:]} == {best}
-    assert shown[0] == ("toy toy off seed 1000", 0, 8)
-    assert shown[-1] == ("done", 8, 8)
+    assert [line["config"]["validation"] for line in seen] == [500] * 4 + [0] * 6
+    assert [line["config"]["gc"] for line in seen[4:]] == list(CELL.arms) * 2
+    assert [line["config"]["seed"] for line in seen] == [1000, 1001] * 2 + [0] * 3 + [1] * 3
+    low, high = ([line["test_accuracy"] for line in seen[i : i + 2]] for i in (0, 2))
+    best = CELL.rates[sum(high) > sum(low)]
+    assert {line["config"]["learning_rate"] for line in seen[4:]} == {best}
+    assert shown[0] == ("toy toy off seed 1000", 0, 10)
+    assert shown[-1] == ("done", 10, 10)
     assert not list((folder / "runs" / "experiments").iterdir()), "what is kept is the results"
 
     line = seen[-1]
@@ -110,7 +111,7 @@ def test_it_makes_grid_and_arms_once_and_says_how_far_it_is(folder, monkeypatch)
     table = next(tables.make_tables("toy", "cpu", Records("toy", "cpu")))
     assert table.row_count == 11
 
-    assert make("toy") == [("done", 8, 8)], "nothing is missing"
+    assert make("toy") == [("done", 10, 10)], "nothing is missing"
     assert lines(folder) == seen
 
 
@@ -128,7 +129,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_results(folder, monkeyp
     def interrupted(*args):
         nonlocal count
         count += 1
-        if count == 4:
+        if count == 6:
             raise train_classifier.StoppedError("by Ctrl-C")
         return original(*args)
 
@@ -136,7 +137,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_results(folder, monkeyp
         patch.setattr(run, "train", interrupted)
         with pytest.raises(train_classifier.StoppedError):
             make("toy", seeds=1)
-    assert [metrics(line) for line in lines(folder)] == whole[:3]
+    assert [metrics(line) for line in lines(folder)] == whole[:5]
     make("toy", seeds=1)
     assert [metrics(line) for line in lines(folder)] == whole
 
