@@ -24,15 +24,22 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Gives the commit that this code is of, with "-dirty" after it where files are changed.
+    """Gives the commit that this code is of, with "-dirty" after it where Python files are changed.
 
-    None where it is not in a Git repository, or there is no Git.
+    Results are no code: a run that adds to them leaves the next one as clean as itself. None where
+    it is not in a Git repository, or there is no Git.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", *arguments]
+        folder = Path(__file__).parent
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        head = git("rev-parse", "HEAD")
+        changed = git("diff", "--quiet", "HEAD", "--", ":/*.py")
     except OSError:
         return None
-    return done.stdout.strip() or None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + "-dirty" * bool(changed.returncode)

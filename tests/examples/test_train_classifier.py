@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import resource
 import signal
 import sys
@@ -339,11 +338,3 @@ def test_a_wrong_flag_and_the_list_of_runs(monkeypatch, capsys):
         main(monkeypatch, "--help")
     shown = capsys.readouterr().out
     assert all(name in shown for name in RUNS)
-
-
-def test_a_machine_without_git_has_no_commit(monkeypatch):
-    from examples.training import provenance
-
-    assert provenance.commit() is None or len(provenance.commit() or "") >= 40
-    monkeypatch.setitem(os.environ, "PATH", "")
-    assert provenance.commit() is None
