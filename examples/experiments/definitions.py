@@ -151,6 +151,7 @@ def _table3() -> Experiment:
                         evaluate_every=2 if name == "R50GN" else 10,
                     ),
                     arms=("off", "conv"),
+                    seeds=5,
                     rates=_RATES[:-1],
                     decays=(1e-4, 1e-3),
                     paper=means,
@@ -230,7 +231,7 @@ def _table4() -> Experiment:
                 for name, (dataset, means) in rows.items()
             ),
             "cpu": tuple(
-                Cell(name, cell, rates=(0.003, 0.01, 0.03, 0.1), decays=(1e-4, 1e-3))
+                Cell(name, cell, seeds=5, rates=_RATES[1:], decays=(1e-4, 1e-3))
                 for name, cell in small.items()
             ),
         },
