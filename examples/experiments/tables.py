@@ -83,6 +83,8 @@ def _table(name: str, experiment: Experiment, outcomes: list[Outcome]) -> Table:
         table.add_row(f"{title} difference".strip(), *map(_interval, differences))
         table.add_row("  p", *(_shown(d and f"{d.p_value:.2g}") for d in differences))
         table.add_row("  seeds better", *(_better(experiment, found, arm) for found in outcomes))
+        training = [_difference(experiment, found, arm, "train_accuracy") for found in outcomes]
+        table.add_row("  in training", *map(_interval, training))
     table.add_row("seeds", *map(_seeds, outcomes))
     if any(found.cell.rates for found in outcomes):
         chosen = [found.chosen and "{:g}, {:g}".format(*found.chosen) for found in outcomes]
@@ -156,15 +158,22 @@ def _unit(experiment: Experiment) -> str:
     return "top-1 error, %" if experiment.error else "accuracy, %"
 
 
-def _values(experiment: Experiment, found: Outcome, arm: str) -> np.ndarray:
+def _values(
+    experiment: Experiment, found: Outcome, arm: str, name: str = "test_accuracy"
+) -> np.ndarray:
     """Gives an arm's accuracies at the end, or the errors where the paper gives those, (seeds,)."""
-    accuracy = found.values(arm, "test_accuracy")
+    accuracy = found.values(arm, name)
     return 100 - accuracy if experiment.error else accuracy
 
 
-def _difference(experiment: Experiment, found: Outcome, arm: str) -> Difference | None:
-    base = _values(experiment, found, found.cell.arms[0])
-    return paired_difference(_values(experiment, found, arm), base) if found.seeds else None
+def _difference(
+    experiment: Experiment, found: Outcome, arm: str, name: str = "test_accuracy"
+) -> Difference | None:
+    if not found.seeds:
+        return None
+    first = found.cell.arms[0]
+    pair = (_values(experiment, found, each, name) for each in (arm, first))
+    return paired_difference(*pair)
 
 
 def _spread(values: np.ndarray) -> str:
@@ -211,7 +220,8 @@ def main(settings: Settings) -> None:
     console.print(
         "Mean ± standard deviation over seeds. Difference to the first arm: paired by seed, ± its 95 % "
         "interval by Student's t; p of the paired t-test, not corrected for the number of columns. An arm "
-        "helped or hurt where the interval leaves out 0. Rate and decay: chosen without GC on validation "
+        "helped or hurt where the interval leaves out 0. In training: the same difference of the last "
+        "epoch's running accuracy or error on training images. Rate and decay: chosen without GC on validation "
         "images."
     )
 

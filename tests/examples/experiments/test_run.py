@@ -109,7 +109,7 @@ def test_it_makes_grid_and_arms_once_and_says_how_far_it_is(folder, monkeypatch)
     found = outcome(CELL, Records("toy", "cpu"))
     assert found.seeds == 2
     table = next(tables.make_tables("toy", "cpu", Records("toy", "cpu")))
-    assert table.row_count == 11
+    assert table.row_count == 13
 
     assert make("toy") == [("done", 10, 10)], "nothing is missing"
     assert lines(folder) == seen
