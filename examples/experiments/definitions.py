@@ -231,7 +231,7 @@ def _table4() -> Experiment:
                 for name, (dataset, means) in rows.items()
             ),
             "cpu": tuple(
-                Cell(name, cell, seeds=5, rates=_RATES[1:], decays=(1e-4, 1e-3))
+                Cell(name, cell, seeds=5, rates=(*_RATES[1:], 1.0), decays=(1e-4, 1e-3))
                 for name, cell in small.items()
             ),
         },
