@@ -218,7 +218,10 @@ def train(
                 log.write({"kind": "train", **line, **means.means()}, clock.rates())
                 means.clear()
                 if epoch % config.evaluate_every == 0 or epoch == config.epochs:
-                    log.write({"kind": "test", **line, **evaluate(task, state, tests)})
+                    tested = evaluate(task, state, tests)
+                    if problem := metrics.non_finite(tested):
+                        raise stopped(number, f"on test images the {problem}")
+                    log.write({"kind": "test", **line, **tested})
             if save:
                 if not all_finite(state):
                     raise stopped(number, "it leaves weights that are not finite")

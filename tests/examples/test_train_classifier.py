@@ -175,6 +175,21 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(whole, task, 
     assert_ends_as(whole, tmp_path, task, data)
 
 
+def test_an_evaluation_that_is_not_finite_stops_the_run(task, data, tmp_path):
+    """Training normalizes by the batch's statistics; with the stored ones a net can overflow."""
+
+    def eval_step(state, batch):
+        sums = task.eval_step(state, batch)
+        return {**sums, "loss": sums["loss"] * np.inf}
+
+    breaking = task._replace(eval_step=eval_step)
+    with pytest.raises(train_classifier.DivergedError) as stopped:
+        train(CONFIG, breaking, data, options(tmp_path), QUIET)
+    assert "step 25 (batch 25 of epoch 1): on test images the loss is inf" in str(stopped.value)
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_weights_that_are_not_finite_are_not_saved(task, data, tmp_path):
     """The loss of the last step before the save is fine, the weights behind it are not."""
 
