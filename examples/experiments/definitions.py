@@ -151,7 +151,6 @@ def _table3() -> Experiment:
                         evaluate_every=2 if name == "R50GN" else 10,
                     ),
                     arms=("off", "conv"),
-                    seeds=5,
                     rates=_RATES[:-1],
                     decays=(1e-4, 1e-3),
                     paper=means,
@@ -231,7 +230,7 @@ def _table4() -> Experiment:
                 for name, (dataset, means) in rows.items()
             ),
             "cpu": tuple(
-                Cell(name, cell, seeds=5, rates=(*_RATES[1:], 1.0), decays=(1e-4, 1e-3))
+                Cell(name, cell, rates=(*_RATES[1:], 1.0), decays=(1e-4, 1e-3))
                 for name, cell in small.items()
             ),
         },

@@ -149,7 +149,7 @@ def test_cells_without_a_seed_and_seeds_that_diverged_are_told(tmp_path, made):
         draw(name, "cpu", tmp_path / "out", results=tmp_path)
     tuned, rates = made
     assert (
-        "0 of 5 seeds: MNIST; 1 of 5 seeds: digits; 2 of 5 seeds: Fashion 5-9, Fashion 0-4. "
+        "0 of 10 seeds: MNIST; 1 of 10 seeds: digits; 2 of 10 seeds: Fashion 5-9, Fashion 0-4. "
         "Diverged, and these seeds left out of all arms: digits without GC 1."
     ) in caption(tuned)
     assert "no seed" in [text.get_text() for text in tuned.axes[0].texts]
