@@ -99,8 +99,9 @@ def test_seeds_that_are_not_done_are_told(results):
 def test_runs_that_diverged_are_told(results):
     for config in CELLS[0].runs(CONFIG.learning_rate, CONFIG.weight_decay):
         lost = config.gc == "off" and config.seed < 2
-        result = {"diverged": "step 3"} if lost else dict.fromkeys(ACCURACIES, 80.0)
-        results.add(config, {**result, "seconds": 1.0})
+        metrics = dict.fromkeys(ACCURACIES, 80.0)
+        result = {"diverged": "step 3"} if lost else metrics
+        results.add(config, result | {"seconds": 1.0})
     assert rows(results)["seeds"][0] == "2 of 4; w/o GC: 2 diverged"
 
 
