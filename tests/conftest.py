@@ -1,7 +1,12 @@
 """One process with eight virtual devices, and arithmetic that never guesses a shape."""
 
+import signal
+
 import jax
 import pytest
+
+# What a shell runs in the background has Ctrl-C ignored, and so have its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
