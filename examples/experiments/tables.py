@@ -171,9 +171,8 @@ def _difference(
 ) -> Difference | None:
     if not found.seeds:
         return None
-    first = found.cell.arms[0]
-    pair = (_values(experiment, found, each, name) for each in (arm, first))
-    return paired_difference(*pair)
+    base = _values(experiment, found, found.cell.arms[0], name)
+    return paired_difference(_values(experiment, found, arm, name), base)
 
 
 def _spread(values: np.ndarray) -> str:
