@@ -1,10 +1,10 @@
-"""The trainer's images a second beside those of a plain loop written by hand.
+"""Compares the trainer's images a second with those of a plain loop written by hand.
 
     python -m examples.benchmarks.training_loop
 
 The same ResNet, optimizer, images and batch size. The plain loop has its images in one array,
-shuffles them with NumPy, and does nothing but step: no augmentation, log, evaluation, checkpoint
-or progress. The two take turns, so that they meet the same machine.
+shuffles them with NumPy, and only makes steps: it has no augmentation, log, checkpoint or progress.
+The two take turns, so that both meet the same load of the machine.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from rich.console import Console
 
 import optax_gc
 from examples import models
-from examples.classifier import Data, load_data, prepare
-from examples.runs import RUNS
-from examples.train_classifier import Options, train
-from examples.training import mesh as meshes
+from examples.classification.data import Data
+from examples.classification.presets import PRESETS
+from examples.classification.task import Trainer
+from examples.training.loop import train
+from examples.training.sharding import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Settings:
 
     model: str = "resnet20"
     images: int = 2560
-    """Of MNIST-5k, 3000 at the most; one turn is a pass over them."""
+    """The number of images of MNIST-5k, at most 3000. One turn is a pass over them."""
     batch_size: int = 128
     turns: int = 6
 
 
 def plain_loop(settings: Settings, data: Data):
-    """Gives a function that makes one pass and tells the images a second."""
+    """Returns a function that makes one pass over the images and returns the images a second."""
     net = models.create(
         settings.model, num_classes=10, stem="cifar", in_channels=1, rngs=nnx.Rngs(0)
     )
@@ -70,7 +71,7 @@ def plain_loop(settings: Settings, data: Data):
         order = rng.permutation(len(images))[: len(images) // size * size].reshape(-1, size)
         begin = 0.0
         for number, batch in enumerate(order):
-            if number == 1:  # the trainer does not count its first step either
+            if number == 1:  # the trainer does not time its first step either
                 jax.block_until_ready(state)
                 begin = time.perf_counter()
             *state, _ = step(*state, images[batch], labels[batch])
@@ -82,7 +83,7 @@ def plain_loop(settings: Settings, data: Data):
 
 def main(settings: Settings) -> None:
     config = dataclasses.replace(
-        RUNS["mnist5k"][1],
+        PRESETS["mnist5k"][1],
         model=settings.model,
         norm="bn",
         width=None,
@@ -93,20 +94,18 @@ def main(settings: Settings) -> None:
         learning_rate=0.01,
         schedule="constant",
     )
-    data = load_data(config, None)
-    task = prepare(config, data, meshes.make_mesh(1))
-    few = data.test.source.take(np.arange(100), data.test.source.labels[:100])
-    data = data._replace(test=dataclasses.replace(data.test, source=few))
-    one_pass = plain_loop(settings, data)
+    task = Trainer(make_mesh(1)).prepare(config)
+    # The plain loop evaluates nothing, so the trainer does not either.
+    job = task.job._replace(evaluate=lambda state: {})
+    one_pass = plain_loop(settings, task.data)
     seen = {"trainer": [], "plain": [], "waiting_for_data": []}
     for turn in range(settings.turns + 1):
         with tempfile.TemporaryDirectory() as folder:
-            options = Options(out=Path(folder) / "run")
-            result = train(config, task, data, options, Console(quiet=True))
+            rates = train(job, Path(folder), console=Console(quiet=True)).rates
         plain = one_pass()
-        if turn:  # the first compiles
-            seen["trainer"].append(result["images_per_second"])
-            seen["waiting_for_data"].append(result["waiting_for_data"])
+        if turn:  # the first turn compiles
+            seen["trainer"].append(rates["images_per_second"])
+            seen["waiting_for_data"].append(rates["waiting_for_data"])
             seen["plain"].append(plain)
     ratios = np.array(seen["trainer"]) / np.array(seen["plain"])
     medians = {name: round(float(np.median(values)), 3) for name, values in seen.items()}

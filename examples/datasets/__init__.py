@@ -11,6 +11,7 @@ import numpy as np
 
 from examples.datasets import cifar, fine_grained, imagenet, small
 from examples.datasets.records import Dataset, DatasetError, Source
+from examples.training.errors import SettingError
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "load"]
 
@@ -65,11 +66,11 @@ def load(
       ValueError: a name, split or number that cannot be.
     """
     if name not in NAMES:
-        raise ValueError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
+        raise SettingError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
     if split not in ("train", "validation", "test"):
-        raise ValueError(f'split must be "train", "validation" or "test", not {split!r}')
+        raise SettingError(f'split must be "train", "validation" or "test", not {split!r}')
     if split == "validation" and not validation:
-        raise ValueError('split="validation" needs validation=, the number of images to hold out')
+        raise SettingError('split="validation" needs validation=, the number of images to hold out')
     source, class_names = _read(name, "test" if split == "test" else "train", data_dir, partial)
     if classes is not None:
         source, class_names = _keep_classes(source, class_names, classes)
@@ -77,7 +78,7 @@ def load(
         source = _hold_out(source, validation, split)
     if limit is not None:
         if not 1 <= limit <= len(source):
-            raise ValueError(f"limit {limit}: {name} {split} has {len(source)} images")
+            raise SettingError(f"limit {limit}: {name} {split} has {len(source)} images")
         drawn = np.random.default_rng(seed).permutation(len(source))[:limit]
         source = source.take(drawn, source.labels[drawn])
     return Dataset(name, split, class_names, source)
@@ -102,7 +103,7 @@ def _read(
 def _keep_classes(source, class_names, classes) -> tuple[Source, tuple[str, ...]]:
     known = set(range(len(class_names)))
     if not classes or len(set(classes)) != len(classes) or not known.issuperset(classes):
-        raise ValueError(
+        raise SettingError(
             f"classes {tuple(classes)}: give labels from 0 to {len(class_names) - 1}, "
             "each once and at least one"
         )
@@ -116,7 +117,7 @@ def _keep_classes(source, class_names, classes) -> tuple[Source, tuple[str, ...]
 def _hold_out(source: Source, size: int, split: str) -> Source:
     """Splits the training images in two that hold each class in like shares."""
     if not 0 < size < len(source):
-        raise ValueError(f"validation {size}: there are {len(source)} training images")
+        raise SettingError(f"validation {size}: there are {len(source)} training images")
     rank = np.empty(len(source))
     rng = np.random.default_rng(0)
     for label in np.unique(source.labels):

@@ -5,8 +5,10 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+from examples.training.errors import UserError
 
-class DatasetError(Exception):
+
+class DatasetError(UserError):
     """A data set's files are missing, truncated or of another kind; the message names the path."""
 
 

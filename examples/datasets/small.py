@@ -15,6 +15,7 @@ import numpy as np
 
 from examples.datasets.files import expect, locate
 from examples.datasets.records import Arrays, DatasetError
+from examples.training.errors import SettingError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -63,7 +64,7 @@ def _mnist_text() -> tuple[np.ndarray, np.ndarray]:
 
 def _hold_out(name, split, data_dir, images, labels) -> tuple[Arrays, tuple[str, ...]]:
     if data_dir is not None:
-        raise ValueError(f"{name} comes inside a Python package: it takes no data_dir")
+        raise SettingError(f"{name} comes inside a Python package: it takes no data_dir")
     order = np.random.default_rng(0).permutation(len(labels))
     test = len(labels) - _TEST_IMAGES[name]
     keep = order[:test] if split == "train" else order[test:]

@@ -1,37 +1,40 @@
-"""The paper's tables and figures, and two of our own, at the paper's scale and at that of a CPU.
+"""The tables and figures of the paper, and two more, at two scales.
 
-At the scale "cpu" the nets are narrow and the images small and few.
+The scale "paper" has the paper's settings and data. The scale "cpu" has narrow nets on few small
+images.
 """
 
 import dataclasses
 import difflib
 from typing import Any, get_args
 
-from examples.experiments.cells import Cell, Experiment, Observer, Scale
-from examples.runs import RUNS
-from examples.training.optimizers import GC
+from examples.classification.config import Config
+from examples.classification.presets import PRESETS
+from examples.experiments.columns import ERROR, Column, Experiment, Observer, Scale
+from examples.training.errors import SettingError
+from examples.training.settings import GC
 
 
-def find(name: str, scale: str) -> Experiment:
-    """Gives one of `EXPERIMENTS`.
+def find(name: str, scale: str) -> Experiment[Any]:
+    """Returns an experiment by name.
 
     Raises:
-      ValueError: an unknown name or scale, or an experiment that has no such scale.
+      SettingError: an unknown name or scale, or an experiment without that scale.
     """
     if name not in EXPERIMENTS:
         nearest = difflib.get_close_matches(name, EXPERIMENTS, n=len(EXPERIMENTS), cutoff=0.0)
-        raise ValueError(f"no experiment is called {name!r}; there are {', '.join(nearest)}")
+        raise SettingError(f"no experiment is called {name!r}; there are {', '.join(nearest)}")
     if scale not in get_args(Scale):
-        raise ValueError(f'--scale must be "paper" or "cpu", not {scale!r}')
-    if scale not in EXPERIMENTS[name].cells:
-        raise ValueError(f"{name} is not in the paper: give --scale cpu")
+        raise SettingError(f'--scale must be "paper" or "cpu", not {scale!r}')
+    if scale not in EXPERIMENTS[name].columns:
+        raise SettingError(f"{name} is not in the paper: pass --scale cpu")
     return EXPERIMENTS[name]
 
 
-# 28x28 images in a frame of 2 pixels, averaged over 4x4: 8x8, which every net but VGG can halve as
-# often as it does.
+# Images of 28x28 are padded to 32x32 and averaged over squares of 4x4. The result, 8x8, can be halved
+# as often as every net but VGG halves it.
 _CPU = dataclasses.replace(
-    RUNS["table1-resnet18"][1],
+    PRESETS["table1-resnet18"][1],
     dataset="fashion_mnist",
     width=8,
     epochs=20,
@@ -44,14 +47,16 @@ _CPU = dataclasses.replace(
 )
 _RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 _DECAYS = (5e-4, 5e-3)
+# The number of training images that choose among a grid.
+_VALIDATION = {"fashion_mnist": 2000, "mnist5k": 1000, "digits": 500}
 
 
-def _paper(run: str, name: str, paper: tuple[float, ...] = (), **kwargs) -> Cell:
-    config = RUNS[run][1]
-    return Cell(name, config, arms=("off", config.gc), paper=paper, **kwargs)
+def _paper(run: str, name: str, paper: tuple[float, ...] = (), **kwargs) -> Column[Config]:
+    config = PRESETS[run][1]
+    return Column(name, config, arms=("off", config.gc), paper=paper, **kwargs)
 
 
-def _table1() -> Experiment:
+def _table1() -> Experiment[Any]:
     paper = {
         "R18": ("resnet18", (76.87, 78.82)),
         "R101": ("resnet101", (78.82, 80.21)),
@@ -61,13 +66,14 @@ def _table1() -> Experiment:
     }
     small = {
         "R18": {"width": 8},
-        # After the 200 steps that the others have, it is at 60 % accuracy.
+        # After 200 steps, which is what the others have, its accuracy is only 60 %.
         "R101": {"width": 4, "epochs": 40, "milestones": (12, 24, 36), "evaluate_every": 40},
         "X29": {"width": 2},
         "V11": {"width": 8, "pool": 1},  # it halves images five times
         "D121": {"width": 8},
     }
-    # The best of `_RATES` is its lowest for the one, its highest for the other.
+    # The best rate of R18 was the lowest of `_RATES`, and that of R101 the highest, so their grids are
+    # wider on that side.
     wider = {"R18": (0.001, *_RATES), "R101": (*_RATES[1:], 1.0)}
     return Experiment(
         "Testing accuracy of different networks",
@@ -76,12 +82,13 @@ def _table1() -> Experiment:
                 _paper(f"table1-{model}", name, means) for name, (model, means) in paper.items()
             ),
             "cpu": tuple(
-                Cell(
+                Column(
                     name,
                     dataclasses.replace(_CPU, model=model, **small[name]),
                     arms=("off", "conv", "optax.centralize"),
                     rates=wider.get(name, _RATES),
                     decays=_DECAYS,
+                    validation=_VALIDATION["fashion_mnist"],
                     paper=means,
                 )
                 for name, (model, means) in paper.items()
@@ -90,7 +97,7 @@ def _table1() -> Experiment:
     )
 
 
-def _table2() -> Experiment:
+def _table2() -> Experiment[Any]:
     # name: (optimizer, the paper's means, rates, decays)
     rows = {
         "SGDM": ("sgd", (78.23, 79.14), _RATES, _DECAYS),
@@ -107,12 +114,13 @@ def _table2() -> Experiment:
                 for name, (optimizer, means, *_) in rows.items()
             ),
             "cpu": tuple(
-                Cell(
+                Column(
                     name,
                     dataclasses.replace(_CPU, model="resnet50", optimizer=optimizer),
                     arms=("off", "conv"),
                     rates=rates,
                     decays=decays,
+                    validation=_VALIDATION["fashion_mnist"],
                     paper=means,
                 )
                 for name, (optimizer, means, rates, decays) in rows.items()
@@ -121,15 +129,16 @@ def _table2() -> Experiment:
     )
 
 
-def _table3() -> Experiment:
+def _table3() -> Experiment[Any]:
     rows = {
         "R50BN": ("resnet50", "bn", (23.71, 23.21)),
         "R50GN": ("resnet50", "gn", (24.50, 23.53)),
         "R101BN": ("resnet101", "bn", (22.37, 21.82)),
         "R101GN": ("resnet101", "gn", (23.34, 22.14)),
     }
-    # More images than in Table 1, as ImageNet has more than CIFAR-100, and larger: 8x8 would end as
-    # one pixel, of which a group's two channels are all that group normalization has.
+    # There are more images than in Table 1, as ImageNet has more than CIFAR-100. They are larger,
+    # because images of 8x8 would end as one pixel, and group normalization would then have only the
+    # two channels of a group.
     config = dataclasses.replace(
         _CPU, width=4, train_images=1000, epochs=10, milestones=(3, 6, 9), pad=0, pool=2
     )
@@ -141,7 +150,7 @@ def _table3() -> Experiment:
                 for name, (model, norm, means) in rows.items()
             ),
             "cpu": tuple(
-                Cell(
+                Column(
                     name,
                     dataclasses.replace(
                         config,
@@ -153,16 +162,17 @@ def _table3() -> Experiment:
                     arms=("off", "conv"),
                     rates=_RATES[:-1],
                     decays=(1e-4, 1e-3),
+                    validation=_VALIDATION["fashion_mnist"],
                     paper=means,
                 )
                 for name, (model, norm, means) in rows.items()
             ),
         },
-        error=True,
+        metrics=(ERROR,),
     )
 
 
-def _sources() -> Experiment:
+def _sources() -> Experiment[Any]:
     config = dataclasses.replace(
         _CPU,
         model="resnet50",
@@ -176,7 +186,7 @@ def _sources() -> Experiment:
         "The nets that Table 4 fine-tunes at the scale of a CPU",
         {
             "cpu": tuple(
-                Cell(name, dataclasses.replace(config, classes=classes), arms=("off",), seeds=1)
+                Column(name, dataclasses.replace(config, classes=classes), arms=("off",), seeds=1)
                 for name, classes in {
                     "fashion-0-4": (0, 1, 2, 3, 4),
                     "fashion-5-9": (5, 6, 7, 8, 9),
@@ -186,7 +196,7 @@ def _sources() -> Experiment:
     )
 
 
-def _table4() -> Experiment:
+def _table4() -> Experiment[Any]:
     rows = {
         "Aircraft": ("aircraft", (86.62, 87.77)),
         "Cars": ("cars", (88.66, 90.03)),
@@ -194,7 +204,7 @@ def _table4() -> Experiment:
         "CUB": ("cub", (82.07, 83.40)),
     }
     config = dataclasses.replace(
-        RUNS["table4-aircraft"][1],
+        PRESETS["table4-aircraft"][1],
         width=8,
         stem="cifar",
         batch_size=50,
@@ -208,8 +218,8 @@ def _table4() -> Experiment:
         dataset="mnist5k",
     )
     replace = dataclasses.replace
-    # The paper's four have no small kin here: two other data sets, and each half of the classes of
-    # Fashion-MNIST from a net that saw the other half alone.
+    # No small version of the paper's four data sets is available. Instead there are two other data
+    # sets, and each half of the classes of Fashion-MNIST with a net that saw only the other half.
     small = {
         "MNIST": config,
         "digits": replace(config, dataset="digits", pad=0, pool=1),
@@ -222,33 +232,40 @@ def _table4() -> Experiment:
         "Testing accuracy of a fine-tuned ResNet-50",
         {
             "paper": tuple(
-                Cell(
+                Column(
                     name,
-                    replace(RUNS[f"table4-{dataset}"][1], pretrained="resnet50.safetensors"),
+                    replace(PRESETS[f"table4-{dataset}"][1], pretrained="resnet50.safetensors"),
                     paper=means,
                 )
                 for name, (dataset, means) in rows.items()
             ),
             "cpu": tuple(
-                Cell(name, cell, rates=(*_RATES[1:], 1.0), decays=(1e-4, 1e-3))
+                Column(
+                    name,
+                    cell,
+                    rates=(*_RATES[1:], 1.0),
+                    decays=(1e-4, 1e-3),
+                    validation=_VALIDATION[cell.dataset],
+                )
                 for name, cell in small.items()
             ),
         },
     )
 
 
-def _figure5() -> Experiment:
+def _figure5() -> Experiment[Any]:
     config = dataclasses.replace(_CPU, dataset="mnist5k", model="resnet50", evaluate_every=2)
     return Experiment(
         "Training loss and testing accuracy with BN and weight standardization",
         {
             "paper": (_paper("figure5-bn", "BN"), _paper("figure5-bn-ws", "BN+WS")),
             "cpu": tuple(
-                Cell(
+                Column(
                     name,
                     dataclasses.replace(config, weight_standardization=ws),
                     rates=_RATES,
                     decays=(1e-4, 1e-3),
+                    validation=_VALIDATION["mnist5k"],
                 )
                 for name, ws in (("BN", False), ("BN+WS", True))
             ),
@@ -256,11 +273,11 @@ def _figure5() -> Experiment:
     )
 
 
-def _observed(observe: Observer, title: str, seeds: int) -> Experiment:
-    cells: dict[Scale, tuple[Cell, ...]] = {
+def _observed(observe: Observer, title: str, seeds: int) -> Experiment[Any]:
+    columns: dict[Scale, tuple[Column[Config], ...]] = {
         "paper": (_paper("table2-sgd", "R50", observe=observe, seeds=seeds),),
         "cpu": (
-            Cell(
+            Column(
                 "R50",
                 dataclasses.replace(_CPU, model="resnet50"),
                 observe=observe,
@@ -268,13 +285,13 @@ def _observed(observe: Observer, title: str, seeds: int) -> Experiment:
             ),
         ),
     }
-    return Experiment(title, cells)
+    return Experiment(title, columns)
 
 
-def _figure3() -> Experiment:
-    imagenet = RUNS["table4-aircraft"][1]
+def _figure3() -> Experiment[Any]:
+    imagenet = PRESETS["table4-aircraft"][1]
     trained = dataclasses.replace(_CPU, model="resnet50")
-    # The initialization needs no images of its own, so it is that of the paper's net in full width.
+    # The initialization does not depend on images, so it is that of the paper's net at full width.
     kaiming = dataclasses.replace(trained, stem="imagenet", width=None, pool=1)
     pretrained = dataclasses.replace(imagenet, pretrained="resnet50.safetensors")
     at_start: dict[str, Any] = {"arms": ("off",), "seeds": 1, "observe": "start"}
@@ -282,28 +299,28 @@ def _figure3() -> Experiment:
         "The mean of each weight vector of ResNet-50's convolutions",
         {
             "paper": (
-                Cell("Kaiming normal", RUNS["table3-resnet50-bn"][1], **at_start),
-                Cell("ImageNet pre-trained", pretrained, **at_start),
+                Column("Kaiming normal", PRESETS["table3-resnet50-bn"][1], **at_start),
+                Column("ImageNet pre-trained", pretrained, **at_start),
             ),
             "cpu": (
-                Cell("Kaiming normal", kaiming, **at_start),
-                Cell("trained", trained, observe="weights", seeds=3),
+                Column("Kaiming normal", kaiming, **at_start),
+                Column("trained", trained, observe="weights", seeds=3),
             ),
         },
     )
 
 
-# The regime of the quickstart: few images, nothing tuned.
-_FEW = RUNS["mnist5k"][1]
+# The setting of the quickstart: few images, and nothing tuned.
+_FEW = PRESETS["mnist5k"][1]
 _THREE: tuple[GC, ...] = ("off", "conv+fc", "optax.centralize")
 
 
-def _rates() -> Experiment:
+def _rates() -> Experiment[Any]:
     return Experiment(
         "Testing accuracy by learning rate",
         {
             "cpu": tuple(
-                Cell(
+                Column(
                     f"{norm.upper()} {rate:g}",
                     dataclasses.replace(_FEW, norm=norm, learning_rate=rate, evaluate_every=25),
                     arms=_THREE,
@@ -315,12 +332,12 @@ def _rates() -> Experiment:
     )
 
 
-def _images() -> Experiment:
+def _images() -> Experiment[Any]:
     return Experiment(
         "Testing accuracy by the number of training images",
         {
             "cpu": tuple(
-                Cell(
+                Column(
                     f"{norm.upper()} {images}",
                     dataclasses.replace(
                         _FEW, norm=norm, train_images=images, epochs=15, evaluate_every=15
@@ -334,7 +351,7 @@ def _images() -> Experiment:
     )
 
 
-EXPERIMENTS: dict[str, Experiment] = {
+EXPERIMENTS: dict[str, Experiment[Any]] = {
     "table1": _table1(),
     "table2": _table2(),
     "table3": _table3(),

@@ -1,4 +1,4 @@
-"""Draws the paper's figures, and some of our own, from the results alone; nothing is trained.
+"""Draws the paper's figures, and some more, from the results that exist. Nothing is trained.
 
     python -m examples.experiments.figures --help
     python -m examples.experiments.figures figure5 rates
@@ -20,12 +20,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from examples.experiments.cells import Scale
-from examples.experiments.comparison import half_width, paired_difference
+from examples.experiments.columns import Scale
 from examples.experiments.definitions import EXPERIMENTS
-from examples.experiments.records import RESULTS, Outcome, Record, Records, RecordsError, outcome
+from examples.experiments.outcomes import Outcome, gather
+from examples.experiments.statistics import half_width, paired_difference
+from examples.experiments.store import RESULTS, Record, ResultsError, Store, results_path
+from examples.training.errors import SettingError, UserError
 
-# A colour has one meaning in all figures; these stay apart for the colour-blind.
+# A colour has the same meaning in all figures. Colour-blind readers can tell these apart.
 _GC: dict[str, Any] = {"label": "with GC", "color": "#0072b2"}
 STYLES: dict[str, dict[str, Any]] = {
     "off": {"label": "without GC", "color": "#555555"},
@@ -33,21 +35,21 @@ STYLES: dict[str, dict[str, Any]] = {
     "conv+fc": _GC,
     "optax.centralize": {"label": "optax.centralize", "color": "#d55e00"},
 }
-_BAND = "Mean over seeds, and one standard deviation around it."
-_SPAN = "Median over seeds; around solid lines, all that the seeds span."
+_BAND = "Lines are means over seeds; bands are one standard deviation around them."
+_SPAN = "Lines are medians over seeds; bands around solid lines are the range of all seeds."
 
-# By the names of their cells, in the order of the definitions; some may have no seeds.
+# By the names of their columns, in the order of the definitions. Some may have no seeds.
 Outcomes = dict[str, Outcome]
 
 
 def figure3(outcomes: Outcomes) -> Figure:
-    """|mean| of each weight vector of the convolutions, at the start and behind training."""
+    """|mean| of each weight vector of the convolutions, at the start and after training."""
     panels = [*_arms(outcomes)]
     figure = Figure(figsize=(9, 0.6 + 2.1 * len(panels)), layout="constrained")
     grid = figure.subplots(len(panels), 1, sharey=True, squeeze=False)[:, 0]
-    for axes, (cell, arm) in zip(grid, panels, strict=True):
-        # Seeds in one panel would hide one another.
-        record, title = cell.arms[arm][0], cell.cell.name
+    for axes, (outcome, arm) in zip(grid, panels, strict=True):
+        # Several seeds in one panel would hide one another.
+        record, title = outcome.arms[arm][0], outcome.column.name
         dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 1.5, "mew": 0}
         means = 10 ** np.concatenate(record["before"])
         if "after" in record:
@@ -65,8 +67,11 @@ def figure3(outcomes: Outcomes) -> Figure:
         for start, end in zip([*ends.values()][::2], [*ends.values()][1::2], strict=False):
             axes.axvspan(start, end, color="#f2f2f2", zorder=0)
     grid[-1].set_xlabel("weight vector index, from shallow to deep; every other stage is shaded")
-    text = "Absolute mean of each weight vector of the convolutions, of the first seed. Dashed: "
-    return _finish(figure, outcomes, text + "$e^{-7}$. Light grey: the same net at its start.")
+    text = (
+        "Absolute mean of each weight vector of the convolutions, for the first seed. The dashed line "
+        "is $e^{-7}$. Light grey shows the same net at its start."
+    )
+    return _finish(figure, outcomes, text)
 
 
 def figure4(outcomes: Outcomes) -> Figure:
@@ -81,10 +86,10 @@ def figure4(outcomes: Outcomes) -> Figure:
         for axes, key, what in zip(row, ("norm", "max"), ("$L_2$ norm", "max |g|"), strict=True):
             _by_iteration(axes, off, f"{layer}/kernel/{key}_before", **STYLES["off"])
             _by_iteration(axes, gc, f"{layer}/kernel/{key}_after", **_GC)
-            # What the projection takes, apart from where GC has led the run.
+            # The projection's own effect, without the effect that GC had on the course of the run.
             _by_iteration(axes, off, f"{layer}/kernel/{key}_after", **projected)
             axes.set(title=f"gradient of the {name}, {what}", xlabel="iteration", yscale="log")
-    text = "Gradients that the optimizer gets; dashed: what GC would leave of those without it."
+    text = "The gradients that the optimizer gets. Dashed: what GC would leave of those without GC."
     return _finish(figure, outcomes, f"{text} {_SPAN}")
 
 
@@ -92,11 +97,11 @@ def figure5(outcomes: Outcomes) -> Figure:
     """Training loss and test accuracy with batch normalization and weight standardization."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    for cell, arm in _arms(outcomes):
-        line = "--" if cell.cell.config.weight_standardization else "-"
-        style = {"label": cell.cell.name + "+GC" * (arm != "off"), "linestyle": line}
-        _by_epoch(loss, cell, arm, "train", "loss", **style)
-        _by_epoch(accuracy, cell, arm, "test", "accuracy", **style)
+    for outcome, arm in _arms(outcomes):
+        line = "--" if outcome.column.config.weight_standardization else "-"
+        style = {"label": outcome.column.name + "+GC" * (arm != "off"), "linestyle": line}
+        _by_epoch(loss, outcome, arm, "train", "loss", **style)
+        _by_epoch(accuracy, outcome, arm, "test", "accuracy", **style)
     loss.set(title="training loss", xlabel="epoch")
     accuracy.set(title="test accuracy, %", xlabel="epoch")
     return _finish(figure, outcomes, _BAND)
@@ -106,9 +111,9 @@ def figure6(outcomes: Outcomes) -> Figure:
     """Training and test error of ResNet-50 with group normalization."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     training, test = figure.subplots(1, 2)
-    for cell, arm in _arms(outcomes):
-        _by_epoch(training, cell, arm, "train", "error")
-        _by_epoch(test, cell, arm, "test", "error")
+    for outcome, arm in _arms(outcomes):
+        _by_epoch(training, outcome, arm, "train", "error")
+        _by_epoch(test, outcome, arm, "test", "error")
     training.set(title="training error, %", xlabel="epoch")
     test.set(title="test error, %", xlabel="epoch")
     return _finish(figure, outcomes, _BAND)
@@ -118,10 +123,10 @@ def figure7(outcomes: Outcomes) -> Figure:
     """Training and test accuracy of fine-tuned nets."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     grid = dict(zip(outcomes, figure.subplots(1, len(outcomes)), strict=True))
-    for cell, arm in _arms(outcomes):
-        axes, name = grid[cell.cell.name], STYLES[arm]["label"]
-        _by_epoch(axes, cell, arm, "train", "accuracy", label=f"training {name}")
-        _by_epoch(axes, cell, arm, "test", "accuracy", label=f"test {name}", linestyle=":")
+    for outcome, arm in _arms(outcomes):
+        axes, name = grid[outcome.column.name], STYLES[arm]["label"]
+        _by_epoch(axes, outcome, arm, "train", "accuracy", label=f"training {name}")
+        _by_epoch(axes, outcome, arm, "test", "accuracy", label=f"test {name}", linestyle=":")
     for name, axes in grid.items():
         axes.set(title=f"{name}: accuracy, %", xlabel="epoch")
         if not outcomes[name].seeds:
@@ -143,7 +148,7 @@ def curvature(outcomes: Outcomes) -> Figure:
             _by_iteration(axes, records, f"{side}_gc", **projected)
     gradient.set(title="gradient, $L_2$ norm", xlabel="iteration", yscale="log")
     hessian.set(title="Hessian, spectral norm", xlabel="iteration", yscale="log")
-    text = "Both sides of Proposition 4.2: what GC leaves of gradient and Hessian is dashed."
+    text = "Both sides of Proposition 4.2. Dashed: what GC leaves of the gradient and the Hessian."
     found = [each for records in only.arms.values() for r in records for each in r["converged"]]
     if not all(found):
         text += f" {found.count(False)} of {len(found)} pairs of spectral norms are lower bounds."
@@ -161,29 +166,29 @@ def images(outcomes: Outcomes) -> Figure:
 
 
 def _by_setting(outcomes: Outcomes, field: str) -> Figure:
-    """Draws accuracy, and the paired difference below it; a column for each norm."""
-    norms = dict.fromkeys(cell.cell.config.norm for cell in outcomes.values())
+    """Draws the accuracy and, below it, the paired difference, for each kind of normalization."""
+    norms = dict.fromkeys(outcome.column.config.norm for outcome in outcomes.values())
     figure = Figure(figsize=(1 + 5 * len(norms), 6.4), layout="constrained")
     grid = figure.subplots(2, len(norms), sharex="col", sharey="row", squeeze=False)
     for (above, below), norm in zip(grid.T, norms, strict=True):
-        cells = [cell for cell in outcomes.values() if cell.cell.config.norm == norm]
-        done = [cell for cell in cells if cell.seeds]
-        for place, arm in enumerate(cells[0].cell.arms):
-            # Beside each other, so that no interval hides another.
-            at = [getattr(cell.cell.config, field) * 1.04 ** (place - 1) for cell in done]
+        shown = [outcome for outcome in outcomes.values() if outcome.column.config.norm == norm]
+        done = [outcome for outcome in shown if outcome.seeds]
+        for place, arm in enumerate(shown[0].column.arms):
+            # The points are shifted a little, so that no interval hides another.
+            at = [getattr(outcome.column.config, field) * 1.04 ** (place - 1) for outcome in done]
             style = {**STYLES[arm], "marker": "o", "markersize": 4, "capsize": 3}
-            values = [cell.values(arm, "test_accuracy") for cell in done]
+            values = [outcome.values(arm, "test_accuracy") for outcome in done]
             above.errorbar(at, [v.mean() for v in values], [half_width(v) for v in values], **style)
             if arm != "off":
-                base = [cell.values("off", "test_accuracy") for cell in done]
+                base = [outcome.values("off", "test_accuracy") for outcome in done]
                 found = [paired_difference(*pair) for pair in zip(values, base, strict=True)]
                 means, halves = [d.mean for d in found], [d.half_width for d in found]
                 below.errorbar(at, means, halves, **style)
         below.axhline(0, color=STYLES["off"]["color"], linewidth=0.8)
         above.set(title={"gn": "group normalization", "bn": "batch normalization"}[norm])
         below.set(xlabel=_words(field), xscale="log")
-        settings = [getattr(cell.cell.config, field) for cell in cells]
-        below.set_xlim(settings[0] / 1.3, settings[-1] * 1.3)  # of all, done or not
+        settings = [getattr(outcome.column.config, field) for outcome in shown]
+        below.set_xlim(settings[0] / 1.3, settings[-1] * 1.3)  # of all settings, finished or not
         below.set_xticks(settings, [f"{x:g}" for x in settings])
         below.minorticks_off()
     grid[0, 0].set_ylabel("test accuracy, %")
@@ -202,16 +207,18 @@ def _by_setting(outcomes: Outcomes, field: str) -> Figure:
 
 
 def _arms(outcomes: Outcomes) -> Iterator[tuple[Outcome, str]]:
-    """Gives each cell and arm that has something to draw."""
-    return ((cell, arm) for cell in outcomes.values() if cell.seeds for arm in cell.arms)
+    """Yields each outcome and arm that has something to draw."""
+    return (
+        (outcome, arm) for outcome in outcomes.values() if outcome.seeds for arm in outcome.arms
+    )
 
 
-def _by_epoch(axes: Axes, cell: Outcome, arm: str, kind: str, name: str, **style: Any) -> None:
-    """Draws a metric: the mean over seeds, and one standard deviation around it."""
-    epoch, values = cell.curve(arm, kind, name.replace("error", "accuracy"))
+def _by_epoch(axes: Axes, outcome: Outcome, arm: str, kind: str, name: str, **style: Any) -> None:
+    """Draws a metric by epoch: the mean over seeds, and one standard deviation around it."""
+    epoch, values = outcome.curve(arm, kind, name.replace("error", "accuracy"))
     if name == "error":
         values = 100 - values
-    # Dots where evaluations are epochs apart: the line between them was not measured.
+    # Dots mark the evaluations, since the line between them was not measured.
     marker, mean = "o" if kind == "test" else "", values.mean(0)
     axes.plot(epoch, mean, **{**STYLES[arm], "marker": marker, "markersize": 2.5, **style})
     if len(values) > 1:
@@ -221,21 +228,21 @@ def _by_epoch(axes: Axes, cell: Outcome, arm: str, kind: str, name: str, **style
 
 
 def _by_iteration(axes: Axes, records: list[Record], name: str, **style: Any) -> None:
-    """Draws a list of each record: the median over seeds, and all that they span."""
+    """Draws a series of each result: the median over seeds, and the range of all seeds."""
     values = np.asarray([record[name] for record in records])
     steps = np.asarray(records[0].get("step", range(values.shape[1])))
-    # No picture has room for more than some 1000 points.
+    # A picture cannot show more than about 1000 points.
     every = -(-len(steps) // 1000)
     steps, values = steps[::every], values[:, ::every]
     axes.plot(steps, np.median(values, 0), linewidth=1.2, **style)
-    # One band inside another would hide both.
+    # Two bands on top of each other would hide both.
     if "linestyle" not in style:
         span = values.min(0), values.max(0)
         axes.fill_between(steps, *span, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def _finish(figure: Figure, outcomes: Outcomes, text: str) -> Figure:
-    """Adds a legend above, and below what is drawn, of what runs, and of how many seeds."""
+    """Adds a legend above, and a caption below that says what is drawn, from which runs and seeds."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {name: handle for pair in found for handle, name in zip(*pair, strict=True)}
     if handles:
@@ -252,8 +259,8 @@ def _words(field: str) -> str:
 
 
 def _settings(outcomes: Outcomes) -> str:
-    """Names the settings that all cells share."""
-    configs = [dataclasses.asdict(cell.cell.config) for cell in outcomes.values()]
+    """Returns a phrase with the settings that all columns share."""
+    configs = [dataclasses.asdict(outcome.column.config) for outcome in outcomes.values()]
     fields = ("model", "width", "dataset", "train_images", "batch_size", "epochs")
     shared = [field for field in fields if len({config[field] for config in configs}) == 1]
     named = (f"{_words(f)} {configs[0][f]}" for f in shared if configs[0][f] is not None)
@@ -261,33 +268,39 @@ def _settings(outcomes: Outcomes) -> str:
 
 
 def _seeds(outcomes: Outcomes) -> str:
-    """Says how many seeds are drawn, and of which cells some are missing: "7 of 10 seeds"."""
-    cells: dict[str, list[str]] = {}
-    for name, cell in outcomes.items():
-        total = cell.cell.seeds
-        text = f"{cell.seeds} of " * (cell.seeds < total) + f"{total} seed" + "s" * (total > 1)
-        cells.setdefault(text, []).append(name)
-    if len(cells) == 1:
-        return next(iter(cells))
-    return "; ".join(f"{text}: {', '.join(names)}" for text, names in cells.items())
+    """Returns a phrase with the number of seeds, such as "7 of 10 seeds" where some are missing."""
+    columns: dict[str, list[str]] = {}
+    for name, outcome in outcomes.items():
+        total = outcome.column.seeds
+        text = (
+            f"{outcome.seeds} of " * (outcome.seeds < total) + f"{total} seed" + "s" * (total > 1)
+        )
+        columns.setdefault(text, []).append(name)
+    if len(columns) == 1:
+        return next(iter(columns))
+    return "; ".join(f"{text}: {', '.join(names)}" for text, names in columns.items())
 
 
 def _diverged(outcomes: Outcomes) -> str:
     found = [
         f"{name} {STYLES[arm]['label']} {count}"
-        for name, cell in outcomes.items()
-        for arm, count in cell.diverged.items()
+        for name, outcome in outcomes.items()
+        for arm, count in outcome.diverged.items()
         if count
     ]
-    return f" Diverged, and these seeds left out of all arms: {', '.join(found)}." if found else ""
+    return (
+        f" Diverged runs, whose seeds are missing from all arms: {', '.join(found)}."
+        if found
+        else ""
+    )
 
 
 class _Picture(NamedTuple):
-    """What a figure is drawn from: an experiment, or one cell of it."""
+    """What a figure is drawn from: an experiment, or one column of it."""
 
     make: Callable[[Outcomes], Figure]
     experiment: str
-    cell: str | None = None
+    column: str | None = None
 
 
 FIGURES = {
@@ -303,23 +316,23 @@ FIGURES = {
 
 
 def draw(name: str, scale: Scale, out: Path, *, results: Path) -> Path | str:
-    """Draws a figure into a folder; gives its path, or the reason why there is none.
+    """Draws a figure into a folder; returns its path, or the reason why there is none.
 
     Raises:
-      RecordsError: results cannot be read, or lack what the figure shows.
-      OSError: the picture cannot be written; one that was there is as it was.
+      ResultsError: results cannot be read, or lack what the figure shows.
+      OSError: the picture cannot be written; an old one is unchanged.
     """
     make, experiment, only = FIGURES[name]
-    records = Records(experiment, scale, results=results)
-    cells = EXPERIMENTS[experiment].cells[scale]
-    outcomes = {c.name: outcome(c, records) for c in cells if only in (None, c.name)}
-    if not any(cell.seeds for cell in outcomes.values()):
+    store = Store(results_path(results, experiment, scale))
+    columns = EXPERIMENTS[experiment].columns[scale]
+    outcomes = {c.name: gather(c, store) for c in columns if only in (None, c.name)}
+    if not any(outcome.seeds for outcome in outcomes.values()):
         command = f"python -m examples.experiments.run {experiment} --scale {scale}"
-        return f"no seed has all its runs.{_diverged(outcomes)} Make them by {command}"
+        return f"no seed has all its runs.{_diverged(outcomes)} Make them with {command}"
     try:
         figure = make(outcomes)
     except KeyError as error:
-        raise RecordsError(f"{records.path}: a result lacks {error}, which {name} shows") from error
+        raise ResultsError(f"{store.path}: a result lacks {error}, which {name} shows") from error
     path, part = out / f"{name}.png", out / f".{name}.part"
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -331,36 +344,36 @@ def draw(name: str, scale: Scale, out: Path, *, results: Path) -> Path | str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Draws figures from the results that are there."""
+class Arguments:
+    """Draws figures from the results that exist."""
 
     figures: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Of figure3 to figure7, curvature, rates, images; by default all that the scale has."""
+    """Any of figure3 to figure7, curvature, rates and images; by default all that the scale has."""
     scale: Scale = "cpu"
     """The scale of the runs."""
     out: Path | None = None
-    """The pictures' folder, by default examples/experiments/results/SCALE/figures."""
+    """The folder of the pictures, by default examples/experiments/results/SCALE/figures."""
 
     def __post_init__(self):
         for name in self.figures:
             if name not in self.known:
                 known = ", ".join(self.known)
-                raise ValueError(f"no figure {name!r} at --scale {self.scale}; there are {known}")
+                raise SettingError(f"no figure {name!r} at --scale {self.scale}; there are {known}")
 
     @property
     def known(self) -> list[str]:
         """The figures of the scale."""
-        return [n for n, p in FIGURES.items() if self.scale in EXPERIMENTS[p.experiment].cells]
+        return [n for n, p in FIGURES.items() if self.scale in EXPERIMENTS[p.experiment].columns]
 
 
 def main() -> None:
     command = "python -m examples.experiments.figures"
-    settings = tyro.cli(Settings, prog=command, description=__doc__)
-    out = settings.out or RESULTS / settings.scale / "figures"
+    arguments = tyro.cli(Arguments, prog=command, description=__doc__)
+    out = arguments.out or RESULTS / arguments.scale / "figures"
     try:
-        for name in settings.figures or settings.known:
-            print(f"{name}: {draw(name, settings.scale, out, results=RESULTS)}")
-    except (OSError, RecordsError) as error:
+        for name in arguments.figures or arguments.known:
+            print(f"{name}: {draw(name, arguments.scale, out, results=RESULTS)}")
+    except (OSError, UserError) as error:
         sys.exit(f"stopped: {error}")
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from examples.models.densenet import DenseNet121
 from examples.models.resnet import ResNet
 from examples.models.vgg import VGG11
+from examples.training.errors import SettingError
 
 _LEAVES = {
     "kernel": "weight",
@@ -69,7 +70,7 @@ def load_torch_state(
     }
     if any(problems.values()):
         lines = [f"  {what}: {'; '.join(keys)}" for what, keys in problems.items() if keys]
-        raise ValueError(
+        raise SettingError(
             f"this state is not one of this {type(model).__name__} "
             f"({model.stem} form; replace_head=True leaves its last layer out):\n"
             + "\n".join(lines)
@@ -103,9 +104,9 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
         try:
             return safetensors.numpy.load_file(path)
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is no whole .safetensors file: {error}") from error
+            raise SettingError(f"{path} is no whole .safetensors file: {error}") from error
     if path.suffix != ".pth":
-        raise ValueError(f"{path} is neither a .safetensors nor a .pth file")
+        raise SettingError(f"{path} is neither a .safetensors nor a .pth file")
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
@@ -116,7 +117,7 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no whole .pth file of tensors: {error}") from error
+        raise SettingError(f"{path} is no whole .pth file of tensors: {error}") from error
     if not isinstance(state, Mapping):
         raise TypeError(f"{path} holds no state dict but a {type(state).__name__}")
     others = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]

@@ -1,1 +1,1 @@
-"""What every trainer here shares; it knows of no model and no data set."""
+"""The parts that every trainer shares. They know no model, no data set and no metric by name."""

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the net, the optimizer, the keys, the place in the data, a record."""
+"""Checkpoints, by Orbax: the state of a run, the place in its data, and a record of the log."""
 
 import contextlib
 from pathlib import Path
@@ -11,15 +11,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import tree_flatten_with_path
 
-from examples.training.step import path_name
+from examples.training.errors import UserError
+from examples.training.steps import path_name
 
 
-class CheckpointError(Exception):
-    """A checkpoint could not be written or read; the message names the last good one."""
+class CheckpointError(UserError):
+    """A checkpoint could not be written or read. The message names the last good one."""
 
 
 def read_variables(folder: Path) -> dict[str, np.ndarray]:
-    """Reads the net of a run's last checkpoint: parameters and statistics by path: "fc/kernel".
+    """Reads the net of a run's last checkpoint: parameters and statistics by path, like "fc/kernel".
 
     Raises:
       CheckpointError: there is no checkpoint in the folder.
@@ -30,23 +31,23 @@ def read_variables(folder: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{folder}: no checkpoint of a run is here")
     path = folder / str(max(steps)) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
-        # As NumPy's: the devices that the run had may not be here.
+        # As NumPy arrays, because the devices of that run may not exist here.
         tree = checkpointer.metadata(path).item_metadata.tree
         numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = checkpointer.restore(path, restore_args=numpy)
-    # One dict of both; a path is in one of them alone.
+    # A path is in only one of the two.
     leaves = [leaf for key in ("params", "rest") for leaf in tree_flatten_with_path(state[key])[0]]
-    # The rest are counts and keys of dropout.
+    # Other dtypes are counts, and keys of dropout.
     return {
         path_name(path): leaf for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
     }
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints of one run, in one folder; a context that ends with all of them written.
+    """The checkpoints of one run, in one folder; when the context ends, all of them are written.
 
-    A save goes on in the background while training continues. A checkpoint appears whole or not
-    at all, and the one before it is not touched until then.
+    A save continues in the background while training goes on. A checkpoint appears whole or not at
+    all, and the one before it stays until then.
     """
 
     def __init__(self, folder: Path):
@@ -60,14 +61,18 @@ class Checkpoints(contextlib.AbstractContextManager):
             ) from error
 
     def restore(self, state: Any, batches: Any) -> tuple[int, Any, dict[str, Any]]:
-        """Goes back to the last checkpoint, or stays at the start where there is none.
+        """Restores the last checkpoint, if there is one.
 
         Args:
-          state: of the structure, shapes and shardings wanted; given back at the start.
-          batches: a Grain iterator; it is moved to the place it had.
+          state: the state before the first step, which has the structure, shapes and shardings
+            that are wanted.
+          batches: a Grain iterator, which is moved to the place it had at the checkpoint.
 
         Returns:
-          The steps done, the state and the record; 0, `state` and {} at the start.
+          The number of steps done, the state and the record; 0, `state` and {} without a checkpoint.
+
+        Raises:
+          CheckpointError: the last checkpoint cannot be read.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -90,7 +95,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         return step, restored["state"], restored["record"]
 
     def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:
-        """Begins to write the checkpoint of so many steps, when the one before is written.
+        """Waits until the checkpoint before is written, then begins to write this one.
 
         Raises:
           CheckpointError: this one or the one before could not be written.
@@ -118,8 +123,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.wait_until_finished()
 
     def last_good(self) -> str:
-        """Names the last checkpoint that is whole, for messages; waits for one under way."""
-        with contextlib.suppress(Exception):  # told by whoever asks
+        """Returns a phrase that names the last whole checkpoint, after waiting for one being written."""
+        with contextlib.suppress(Exception):  # the caller reports it
             self._manager.wait_until_finished()
         steps = ocp.utils.checkpoint_steps(self._folder)
         return (
@@ -129,7 +134,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         )
 
     def __exit__(self, *exception) -> None:
-        # An error on its way out says more than one of a save that it broke off.
+        # An error that ends the context is more useful than that of a save it interrupted.
         if exception[0] is not None:
             with contextlib.suppress(Exception):
                 self._manager.close()

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of the step, so that there is a whole state to save."""
+"""Ctrl-C that waits for the end of a step, so that there is a whole state to save."""
 
 import contextlib
 import signal
@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed. Pressed twice, it acts at once.
+    """Yields a function that returns whether Ctrl-C was pressed. A second Ctrl-C acts at once.
 
-    Outside of the main thread, where Python allows no handler, it says no for ever.
+    Outside of the main thread, where Python allows no signal handler, the function always returns
+    False.
     """
     pressed = threading.Event()
 

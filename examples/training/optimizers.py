@@ -1,30 +1,128 @@
-"""Optimizers and schedules by name, with the paper's settings for what a name leaves open."""
+"""Optimizers, schedules and centralization, made from a run's settings."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import optax
+from flax import nnx
 
 import optax_gc
-from optax_gc import centralize, conv_kernels
+from examples.training.settings import GC, Optimizer, Schedule, Settings
+from optax_gc import centralize, nnx_kernel_axes
 
-Optimizer = Literal["sgd", "sgdw", "adam", "adamw", "adagrad"]
-Schedule = Literal["constant", "step", "cosine"]
-GC = Literal["off", "conv", "conv+fc", "optax.centralize"]
+# The layers that GC on "conv" covers. A dense layer is everything else that has a kernel.
+_CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
 
 
-def make_gc(gc: GC) -> optax.GradientTransformation:
-    """Gives the centralization of a net whose kernels are dense ones and 2-D convolutions.
+class OptimizerSpec(NamedTuple):
+    """Everything that a compiled update depends on, beside the shapes of the parameters.
 
-    ``optax.centralize`` averages over other axes: a control, not a setting to train with.
+    The learning rates and the weight decay are missing here because they are numbers in the
+    optimizer's state: one compiled update serves every value of them.
     """
-    return {
-        "off": optax.identity(),
-        "conv": centralize(mask=conv_kernels),
-        "conv+fc": centralize(),
-        "optax.centralize": optax.centralize(),
-    }[gc]
+
+    optimizer: Optimizer
+    momentum: float
+    clip_norm: float | None
+    gc: GC
+    schedule: Schedule
+    steps: int
+    milestones: tuple[int, ...]
+    warmup: int
+    warmup_from: float | None
+    head: str | None
+
+
+def optimizer_spec(
+    settings: Settings, *, steps_per_epoch: int, head: str | None = None
+) -> OptimizerSpec:
+    """Returns what the compiled update of these settings depends on.
+
+    Args:
+      settings: the settings of a run.
+      steps_per_epoch: the number of steps in an epoch.
+      head: the name of a layer that has a learning rate of its own.
+    """
+    return OptimizerSpec(
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        clip_norm=settings.clip_norm,
+        gc=settings.gc,
+        schedule=settings.schedule,
+        steps=settings.epochs * steps_per_epoch,
+        milestones=tuple(epoch * steps_per_epoch for epoch in settings.milestones),
+        warmup=settings.warmup_steps or settings.warmup_epochs * steps_per_epoch,
+        warmup_from=settings.warmup_from,
+        head=head,
+    )
+
+
+def make_tx(
+    spec: OptimizerSpec,
+    model: nnx.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    head_learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+    """Makes the optimizer of a run: clipping, then centralization, then the optimizer by name.
+
+    Args:
+      spec: what `optimizer_spec` returned.
+      model: the net, which is asked for the input axes of its kernels.
+      learning_rate: the peak learning rate.
+      weight_decay: the weight decay of every parameter.
+      head_learning_rate: the peak learning rate of the layer `spec.head`.
+    """
+    gc = make_gc(spec.gc, model)
+
+    # As numbers in the state, so that one compiled step serves all rates and decays.
+    @optax.inject_hyperparams
+    def make(learning_rate, head_learning_rate, weight_decay):
+        def at_rate(peak):
+            return make_optimizer(
+                spec.optimizer,
+                schedule_of(spec, peak),
+                momentum=spec.momentum,
+                weight_decay=weight_decay,
+                gc=gc,
+            )
+
+        if spec.head is None:
+            tx = at_rate(learning_rate)
+        else:
+            tx = with_head_rate(at_rate, learning_rate, head_learning_rate, spec.head)
+        if spec.clip_norm is None:
+            return tx
+        return optax.chain(optax.clip_by_global_norm(spec.clip_norm), tx)
+
+    return make(learning_rate, head_learning_rate, weight_decay)
+
+
+def schedule_of(spec: OptimizerSpec, peak: float) -> optax.Schedule:
+    """Returns the learning rate by step, counted from 0, for a peak rate."""
+    return make_schedule(
+        spec.schedule,
+        peak,
+        steps=spec.steps,
+        milestones=spec.milestones,
+        warmup=spec.warmup,
+        warmup_from=spec.warmup_from,
+    )
+
+
+def make_gc(gc: GC, model: nnx.Module) -> optax.GradientTransformation:
+    """Makes the centralization of a net's gradients, over the input axes that its layers name.
+
+    ``optax.centralize`` averages over other axes. It is a control, and not meant for training.
+    """
+    if gc == "off":
+        return optax.identity()
+    if gc == "optax.centralize":
+        return optax.centralize()
+    layers = _CONVOLUTIONS if gc == "conv" else None
+    return centralize(nnx_kernel_axes(model, layers=layers))
 
 
 def make_schedule(
@@ -34,36 +132,44 @@ def make_schedule(
     steps: int,
     milestones: Sequence[int] = (),
     warmup: int = 0,
+    warmup_from: float | None = None,
 ) -> optax.Schedule:
     """Makes a learning rate by step, counted from 0.
 
     Args:
-      kind: "step" multiplies the rate by 0.1 at each milestone; "cosine" takes it to 0 at the
-        end; "constant" leaves it.
+      kind: "step" multiplies the rate by 0.1 at each milestone; "cosine" lowers it to 0 at the
+        end; "constant" keeps it.
       peak: the rate after the warm-up.
-      steps: of the whole run, the warm-up's included.
+      steps: the number of steps of the whole run, including the warm-up.
       milestones: the first steps at the lower rates, counted from the start of the run.
-      warmup: steps in front, over which the rate rises linearly: step k has (k + 1) / warmup of it.
+      warmup: the number of steps at the start over which the rate rises linearly.
+      warmup_from: the fraction of the peak at step 0. The peak itself is then reached at step
+        `warmup`. With None, step k has the fraction (k + 1) / warmup.
 
     Raises:
-      ValueError: no such kind, a warm-up as long as the run, or a milestone inside of it.
+      ValueError: an unknown kind, a warm-up as long as the run, or a milestone during the warm-up.
     """
     if not 0 <= warmup < steps:
-        raise ValueError(f"a warm-up of {warmup} steps leaves nothing of a run of {steps}")
+        raise ValueError(f"a warm-up of {warmup} steps does not fit into a run of {steps} steps")
     if kind == "constant":
         main = optax.constant_schedule(peak)
     elif kind == "cosine":
         main = optax.cosine_decay_schedule(peak, steps - warmup)
     elif kind == "step":
         if min(milestones, default=steps) <= warmup:
-            raise ValueError(f"the milestones {tuple(milestones)} begin in the warm-up ({warmup})")
+            raise ValueError(
+                f"the milestones {tuple(milestones)} begin during the warm-up of {warmup} steps"
+            )
         drops = {milestone - warmup: 0.1 for milestone in milestones}
         main = optax.piecewise_constant_schedule(peak, drops)
     else:
         raise ValueError(f"no schedule is called {kind!r}; there are {get_args(Schedule)}")
     if not warmup:
         return main
-    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    if warmup_from is None:
+        rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    else:
+        rise = optax.linear_schedule(peak * warmup_from, peak, warmup)
     return optax.join_schedules([rise, main], [warmup])
 
 
@@ -75,17 +181,17 @@ def make_optimizer(
     weight_decay: float = 0.0,
     gc: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """Makes one of the paper's five optimizers.
+    """Makes one of the five optimizers of the paper.
 
     Args:
       name: "sgd" and "sgdw" have momentum; the other three ignore it.
       learning_rate: a number or a schedule.
-      momentum: 0 for none.
-      weight_decay: of every parameter; coupled, as L2, in sgd, adam and adagrad.
-      gc: what `make_gc` gives.
+      momentum: the momentum; 0 for none.
+      weight_decay: the decay of every parameter. It is coupled (L2) in sgd, adam and adagrad.
+      gc: the centralization, as `make_gc` returns it.
 
     Raises:
-      ValueError: no such name.
+      ValueError: an unknown name.
     """
     settings: dict[str, Any] = {"weight_decay": weight_decay, "gc": gc}
     if name in ("sgd", "sgdw"):
@@ -93,7 +199,7 @@ def make_optimizer(
     if name in ("adam", "adamw"):
         return getattr(optax_gc, name)(learning_rate, **settings)
     if name == "adagrad":
-        # PyTorch's, which the paper ran, adds 1e-10 outside of the root.
+        # The paper used PyTorch's Adagrad, which adds 1e-10 outside of the root.
         return optax_gc.adagrad(learning_rate, eps=1e-20, **settings)
     raise ValueError(f"no optimizer is called {name!r}; there are {get_args(Optimizer)}")
 
@@ -104,13 +210,13 @@ def with_head_rate(
     head_learning_rate: float,
     head: str,
 ) -> optax.GradientTransformation:
-    """Trains the layer named `head` at a rate of its own, as fine-tuning does.
+    """Trains the layer named `head` at a learning rate of its own, as fine-tuning does.
 
     Args:
-      make: gives the optimizer for a learning rate.
-      learning_rate: of all other parameters.
-      head_learning_rate: of the parameters whose path begins with `head`.
-      head: the name of a layer of the net itself.
+      make: from a learning rate to the optimizer.
+      learning_rate: the rate of all other parameters.
+      head_learning_rate: the rate of the parameters whose path begins with `head`.
+      head: the name of a layer at the top level of the net.
     """
 
     def labels(params):

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, machine, commit."""
+"""The origin of a result: versions, machine and commit."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "num
 
 
 def provenance() -> dict[str, Any]:
-    """Gives the versions, devices and commit of this process, as JSON takes them."""
+    """Returns the versions, devices and commit of this process, ready for JSON."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
     return {
@@ -24,10 +24,10 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Gives the commit that this code is of, with "-dirty" after it where Python files are changed.
+    """Returns the commit of this code, with "-dirty" after it if Python files have changed since.
 
-    Results are no code: a run that adds to them leaves the next one as clean as itself. None where
-    it is not in a Git repository, or there is no Git.
+    Only Python files count, so a run that adds to the committed results does not make the next run
+    dirty. Returns None outside of a Git repository, or without Git.
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:

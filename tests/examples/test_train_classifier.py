@@ -14,46 +14,54 @@ import pytest
 from rich.console import Console
 
 from examples import train_classifier
-from examples.classifier import evaluate, load_data, prepare
+from examples.classification.presets import PRESETS
+from examples.classification.task import Trainer, evaluate
+from examples.classification.weights import HEAD
 from examples.datasets import pipeline
-from examples.runs import RUNS
-from examples.train_classifier import Options, StoppedError, train
-from examples.training import mesh as meshes
+from examples.training import loop
 from examples.training.checkpoints import CheckpointError, read_variables
-from examples.training.step import path_name
+from examples.training.errors import DivergedError, SettingError, StoppedError
+from examples.training.folder import open_folder, write_result
+from examples.training.options import Options
+from examples.training.sharding import make_mesh
+from examples.training.steps import path_name
 
-CONFIG = dataclasses.replace(RUNS["digits"][1], width=4, epochs=3, norm="bn")
-QUIET = Console(quiet=True)
+CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, epochs=3, norm="bn")
 STEPS = 75
 
 
 @pytest.fixture(scope="module")
-def data():
-    return load_data(CONFIG, None)
+def trainer():
+    return Trainer(make_mesh(1))
 
 
 @pytest.fixture(scope="module")
-def task(data):
-    return prepare(CONFIG, data, meshes.make_mesh(1))
+def task(trainer):
+    return trainer.prepare(CONFIG)
 
 
-def options(out, **changes):
-    return Options(out=out, checkpoint_every=10, log_every=1, **changes)
+def train(job, folder, **options):
+    """Makes the run of CONFIG in a folder, or what is left of it."""
+    options = {"checkpoint_every": 10, "log_every": 1, "console": Console(quiet=True)} | options
+    folder.mkdir(exist_ok=True)
+    return loop.train(job, folder, **options)
 
 
 @pytest.fixture(scope="module")
-def whole(task, data, tmp_path_factory):
-    """The folder of a run that nothing disturbed, and what it gave back."""
+def whole(task, tmp_path_factory):
+    """The folder of a run that nothing disturbed, and its result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return folder, train(CONFIG, task, data, options(folder), QUIET)
+    with open_folder(folder, CONFIG):
+        finished = train(task.job, folder)
+        return folder, write_result(folder, CONFIG, finished)
 
 
 def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def at_step(task, number, act):
-    """The task, with something that happens in front of one step."""
+def at_step(job, number, act):
+    """Returns the job, with something that happens before one step."""
     count = 0
 
     def train_step(state, batch):
@@ -61,14 +69,14 @@ def at_step(task, number, act):
         count += 1
         if count == number:
             batch = act(batch) or batch
-        return task.train_step(state, batch)
+        return job.train_step(state, batch)
 
-    return task._replace(train_step=train_step)
+    return job._replace(train_step=train_step)
 
 
-def assert_ends_as(whole, folder, task, data):
+def assert_ends_as(whole, folder, job):
     """Started again, the run in the folder ends as the one that nothing disturbed."""
-    train(CONFIG, task, data, options(folder), QUIET)
+    train(job, folder)
     assert (folder / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
 
 
@@ -90,124 +98,111 @@ def test_the_result_holds_config_versions_and_the_last_metrics(whole):
     last = {line["kind"]: line for line in lines(folder)}
     assert result["test_accuracy"] == last["test"]["accuracy"]
     assert result["train_loss"] == last["train"]["loss"]
+    named = {key for key in result if key.startswith(("train_", "test_"))}
+    assert named == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
     assert result["config"]["seed"] == 0
     assert result["versions"]["jax"] == jax.__version__
     assert result["steps"] == STEPS
     assert 0 < result["waiting_for_data"] < 1
     assert result["images_per_second"] > 0
     assert {"commit", "devices", "seconds"} <= result.keys()
-    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluation_counts_every_image_once(task, data):
+def test_evaluation_counts_every_image_once(task):
     """500 images in batches of 70: the last is padded."""
-    state = task.init(CONFIG)
+    state, data, eval_step = task.job.init(), task.data, task.steps.eval_step
     batches = pipeline.eval_batches(data.test, data.test_transform, batch_size=70)
     whole_batch = next(iter(pipeline.eval_batches(data.test, data.test_transform, batch_size=500)))
-    sums = task.eval_step(state, whole_batch)
-    seen = evaluate(task, state, batches)
+    sums = eval_step(state, whole_batch)
+    seen = evaluate(eval_step, state, batches, task.job.mesh)
     assert seen["accuracy"] == pytest.approx(float(sums["accuracy"]) / 500)
     assert seen["loss"] == pytest.approx(float(sums["loss"]) / 500, rel=1e-5)
 
 
-def test_a_finished_run_started_again_gives_the_same(whole, task, data, tmp_path):
-    again = train(CONFIG, task, data, options(whole[0]), QUIET)
-    for key in ("train_loss", "test_loss", "test_accuracy", "steps", "config"):
-        assert again[key] == whole[1][key]
+def test_a_finished_run_started_again_ends_the_same(whole, task):
+    again = train(task.job, whole[0])
+    assert again.lines == lines(whole[0])
+    assert again.steps == STEPS
 
 
-def test_arms_share_weights_and_batches_and_differ_in_gc(whole, data, tmp_path):
+def test_arms_share_weights_and_batches_and_differ_in_gc(whole, trainer, tmp_path):
     config = dataclasses.replace(CONFIG, gc="off", epochs=1, schedule="constant")
-    train(config, prepare(config, data, meshes.make_mesh(1)), data, options(tmp_path), QUIET)
+    train(trainer.prepare(config).job, tmp_path)
     off, on = lines(tmp_path), lines(whole[0])
     assert off[0]["loss"] == pytest.approx(on[0]["loss"], rel=1e-5)
     assert off[5]["loss"] != pytest.approx(on[5]["loss"], rel=1e-5)
 
 
-def test_a_seed_changes_weights_and_order_and_compiles_nothing(whole, task, data, tmp_path):
-    config = dataclasses.replace(CONFIG, seed=1)
-    compiled = task.train_step._cache_size()
-    train(config, task, data, options(tmp_path), QUIET)
+def test_a_seed_changes_weights_and_order_and_compiles_nothing(whole, trainer, task, tmp_path):
+    compiled = task.steps.train_step._cache_size()
+    train(trainer.prepare(dataclasses.replace(CONFIG, seed=1)).job, tmp_path)
     assert lines(tmp_path)[0]["loss"] != lines(whole[0])[0]["loss"]
-    assert task.train_step._cache_size() == compiled
-    with pytest.raises(ValueError, match="prepared for another config"):
-        train(dataclasses.replace(CONFIG, gc="off"), task, data, options(tmp_path), QUIET)
+    assert task.steps.train_step._cache_size() == compiled
 
 
-def test_rates_and_decay_compile_nothing_and_are_obeyed(whole, task, data, tmp_path):
-    """One compiled step serves a whole grid, and gives what a step made for one point gives."""
-    compiled = task.train_step._cache_size()
-    config = dataclasses.replace(CONFIG, learning_rate=0.02, weight_decay=0.01, epochs=3)
-    train(config, task, data, options(tmp_path / "shared"), QUIET)
-    assert task.train_step._cache_size() == compiled
-    own = prepare(config, data, meshes.make_mesh(1))
-    train(config, own, data, options(tmp_path / "own"), QUIET)
+def test_rates_and_decay_compile_nothing_and_are_obeyed(whole, trainer, task, tmp_path):
+    """A shared step has the same numbers as a step that was made for one learning rate."""
+    compiled = task.steps.train_step._cache_size()
+    config = dataclasses.replace(CONFIG, learning_rate=0.02, weight_decay=0.01)
+    train(trainer.prepare(config).job, tmp_path / "shared")
+    assert task.steps.train_step._cache_size() == compiled
+    train(Trainer(make_mesh(1)).prepare(config).job, tmp_path / "own")
     assert lines(tmp_path / "shared") == lines(tmp_path / "own")
     assert lines(tmp_path / "own")[0]["learning_rate"] == pytest.approx(0.02)
     assert lines(tmp_path / "own")[9]["loss"] != pytest.approx(lines(whole[0])[9]["loss"], rel=1e-3)
 
 
-def test_ctrl_c_saves_at_the_end_of_the_step(whole, task, data, tmp_path):
-    stopping = at_step(task, 33, lambda batch: signal.raise_signal(signal.SIGINT))
-    message = rf"by Ctrl-C at step 33 of {STEPS}; the last good checkpoint is .*/33\."
+def test_ctrl_c_saves_at_the_end_of_the_step(whole, task, tmp_path):
+    stopping = at_step(task.job, 33, lambda batch: signal.raise_signal(signal.SIGINT))
+    message = rf"Ctrl-C at step 33 of {STEPS}; the last good checkpoint is .*/33\."
     with pytest.raises(StoppedError, match=message):
-        train(CONFIG, stopping, data, options(tmp_path), QUIET)
-    assert_ends_as(whole, tmp_path, task, data)
+        train(stopping, tmp_path)
+    assert_ends_as(whole, tmp_path, task.job)
 
 
-def test_ctrl_c_pressed_twice_stops_at_once(whole, task, data, tmp_path):
+def test_ctrl_c_pressed_twice_stops_at_once(whole, task, tmp_path):
     def twice(batch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, at_step(task, 33, twice), data, options(tmp_path), QUIET)
+        train(at_step(task.job, 33, twice), tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert_ends_as(whole, tmp_path, task, data)
+    assert_ends_as(whole, tmp_path, task.job)
 
 
-def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(whole, task, data, tmp_path):
-    breaking = at_step(task, 33, lambda batch: batch | {"image": batch["image"] * np.inf})
+def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(whole, task, tmp_path):
+    breaking = at_step(task.job, 33, lambda batch: batch | {"image": batch["image"] * np.inf})
     with pytest.raises(StoppedError) as stopped:
-        train(CONFIG, breaking, data, options(tmp_path), QUIET)
+        train(breaking, tmp_path)
     assert "step 33 (batch 8 of epoch 2): loss is nan" in str(stopped.value)
     assert f"the last good checkpoint is {tmp_path / 'checkpoints/30'}" in str(stopped.value)
-    assert_ends_as(whole, tmp_path, task, data)
+    assert_ends_as(whole, tmp_path, task.job)
 
 
-def test_an_evaluation_that_is_not_finite_stops_the_run(task, data, tmp_path):
+def test_an_evaluation_that_is_not_finite_stops_the_run(task, tmp_path):
     """Training normalizes by the batch's statistics; with the stored ones a net can overflow."""
 
-    def eval_step(state, batch):
-        sums = task.eval_step(state, batch)
-        return {**sums, "loss": sums["loss"] * np.inf}
-
-    breaking = task._replace(eval_step=eval_step)
-    with pytest.raises(train_classifier.DivergedError) as stopped:
-        train(CONFIG, breaking, data, options(tmp_path), QUIET)
-    assert "step 25 (batch 25 of epoch 1): on test images the loss is inf" in str(stopped.value)
+    breaking = task.job._replace(evaluate=lambda state: {"loss": float("inf"), "accuracy": 10.0})
+    with pytest.raises(DivergedError) as stopped:
+        train(breaking, tmp_path)
+    assert "step 25 (batch 25 of epoch 1): in the evaluation the loss is inf" in str(stopped.value)
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     assert "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_weights_that_are_not_finite_are_not_saved(task, data, tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(task, tmp_path):
     """The loss of the last step before the save is fine, the weights behind it are not."""
 
     def train_step(state, batch):
-        state, values = task.train_step(state, batch)
+        state, values = task.job.train_step(state, batch)
         return state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params)), values
 
     with pytest.raises(StoppedError, match=r"step 1 .*weights that are not finite; there is no"):
-        train(
-            CONFIG,
-            task._replace(train_step=train_step),
-            data,
-            Options(out=tmp_path, checkpoint_every=1),
-            QUIET,
-        )
+        train(task.job._replace(train_step=train_step), tmp_path, checkpoint_every=1)
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(whole, task, data, tmp_path):
+def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(whole, task, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(batch):
@@ -220,38 +215,77 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(whole, tas
         with pytest.raises(
             (StoppedError, CheckpointError), match=r"the last good checkpoint is .*/20"
         ):
-            train(CONFIG, at_step(task, 25, fill), data, options(tmp_path), QUIET)
+            train(at_step(task.job, 25, fill), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_ends_as(whole, tmp_path, task, data)
+    assert_ends_as(whole, tmp_path, task.job)
 
 
-def test_another_config_does_not_go_on_in_an_old_folder(whole, data):
-    with pytest.raises(StoppedError) as stopped:
-        train_classifier.open_folder(whole[0], dataclasses.replace(CONFIG, gc="conv", epochs=9))
+def test_a_folder_of_other_settings_is_refused(whole):
+    other = dataclasses.replace(CONFIG, gc="conv", epochs=9)
+    with pytest.raises(StoppedError) as stopped, open_folder(whole[0], other):
+        pass
     assert "epochs was 3 and is 9, gc was 'conv+fc' and is 'conv'" in str(stopped.value)
-    assert "Give another --out" in str(stopped.value)
+    assert "Pass another --out" in str(stopped.value)
 
 
-def test_a_folder_of_others_is_left_alone(tmp_path):
+def test_a_folder_made_before_a_setting_existed_is_continued(tmp_path):
+    with open_folder(tmp_path, CONFIG):
+        pass
+    old = json.loads((tmp_path / "config.json").read_text())
+    del old["clip_norm"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with open_folder(tmp_path, CONFIG):
+        pass
+    with pytest.raises(StoppedError, match="clip_norm was None and is 1"):
+        open_folder(tmp_path, dataclasses.replace(CONFIG, clip_norm=1.0)).__enter__()
+
+
+def test_a_second_process_is_kept_out_of_a_folder(tmp_path):
+    with (
+        open_folder(tmp_path, CONFIG),
+        pytest.raises(StoppedError, match="another process is writing this run"),
+        open_folder(tmp_path, CONFIG),
+    ):
+        pass
+    with open_folder(tmp_path, CONFIG):
+        pass
+
+
+def test_a_folder_without_settings_is_left_alone(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("mine")
-    with pytest.raises(StoppedError, match=r"has no config\.json: give another --out"):
-        train_classifier.open_folder(tmp_path, CONFIG)
+    with pytest.raises(StoppedError, match=r"has no config\.json: pass another --out"):
+        open_folder(tmp_path, CONFIG).__enter__()
     assert (tmp_path / "metrics.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "\x00"])
+def test_settings_that_cannot_be_read_name_the_file(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(StoppedError, match=r"config\.json cannot be read: .*put the file back"):
+        open_folder(tmp_path, CONFIG).__enter__()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoppedError, match=r"file/run: no run can be kept here"):
-        train_classifier.open_folder(tmp_path / "file/run", CONFIG)
+        open_folder(tmp_path / "file/run", CONFIG).__enter__()
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("workers", -1), ("checkpoint_every", 0), ("log_every", 0)]
 )
 def test_options_that_make_no_sense(name, value):
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}: at least"):
+    with pytest.raises(
+        SettingError, match=f"--{name.replace('_', '-')} {value}: it must be at least"
+    ):
         Options(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["coordinator", "processes", "process"])
+def test_an_option_without_the_one_that_it_needs(name):
+    with pytest.raises(SettingError, match=f"--{name} needs --distributed"):
+        Options(**{"distributed": False, name: 1})  # pyright: ignore[reportArgumentType]
 
 
 def main(patch, *flags):
@@ -273,6 +307,7 @@ def test_the_whole_program(monkeypatch, capsys, tmp_path):
         "checkpoints",
         "config.json",
         "curves.png",
+        "lock",
         "metrics.jsonl",
         "result.json",
         "tensorboard",
@@ -305,27 +340,43 @@ def test_fine_tuning_starts_from_a_run_and_trains_the_head_faster(
     assert result["test_accuracy"] > 95
 
 
-def test_pretrained_weights_are_all_but_the_head(whole, task, data):
+def test_pretrained_weights_are_all_but_the_last_layer(whole, trainer):
     """And come with the statistics of batch normalization."""
-    config = dataclasses.replace(CONFIG, pretrained=str(whole[0]))
-    other = dataclasses.replace(CONFIG, seed=5)
-    state = prepare(config, data, meshes.make_mesh(1)).init(other)
-    fresh, trained = task.init(other), read_variables(whole[0])
+    config = dataclasses.replace(CONFIG, seed=5)
+    fresh = trainer.prepare(config).job.init()
+    state = trainer.prepare(dataclasses.replace(config, pretrained=str(whole[0]))).job.init()
+    trained = read_variables(whole[0])
     for tree, untrained in ((state.params, fresh.params), (state.rest, fresh.rest)):
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         for (path, seen), other in zip(leaves, jax.tree.leaves(untrained), strict=True):
             name = path_name(path)
-            np.testing.assert_array_equal(seen, other if name[:2] == "fc" else trained[name])
+            from_head = name.startswith(f"{HEAD}/")
+            np.testing.assert_array_equal(seen, other if from_head else trained[name])
+
+
+def test_a_bug_in_a_net_keeps_its_traceback(monkeypatch, tmp_path):
+    """Only errors that a user can cause are one line."""
+
+    def broken(*args, **kwargs):
+        raise ValueError("shapes do not fit")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.models.create", broken)
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        main(monkeypatch, *SMALL)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("table1-vgg11",), "cannot start: .*cifar-100-python"),
-        ((*SMALL, "--batch-size", 2000), "--batch-size 2000: there are 1297 training images"),
-        ((*SMALL[:-2], "--batch-size", 50), "--batch-size 50 does not divide among 8 devices"),
+        ((*SMALL, "--batch-size", 2000), "--batch-size 2000: there are only 1297 training images"),
+        (
+            (*SMALL[:-2], "--batch-size", 50),
+            "--batch-size 50: it must be a multiple of the 8 devices",
+        ),
         ((*SMALL, "--fsdp", 16), "a mesh of 1 x 16 devices: there are 8"),
-        ((*SMALL, "--head-learning-rate", 0.1), "for fine-tuning: --pretrained FILE"),
+        ((*SMALL, "--head-learning-rate", 0.1), "for fine-tuning: pass --pretrained FILE"),
         ((*SMALL, "--pretrained", "gone.safetensors"), "cannot start: .*gone.safetensors"),
         ((*SMALL, "--pretrained", "."), "no checkpoint of a run is here"),
         ((*SMALL, "--validation", 5000), "cannot start: validation 5000"),
@@ -348,8 +399,8 @@ def test_a_wrong_flag_and_the_list_of_runs(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(monkeypatch, "digits", "--learning-rate", -1)
     seen = capsys.readouterr()
-    assert "--learning-rate -1.0: a positive" in seen.out + seen.err
+    assert "--learning-rate -1.0: it must be a positive number" in " ".join(seen.err.split())
     with pytest.raises(SystemExit):
         main(monkeypatch, "--help")
     shown = capsys.readouterr().out
-    assert all(name in shown for name in RUNS)
+    assert all(name in shown for name in PRESETS)

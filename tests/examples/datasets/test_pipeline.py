@@ -166,10 +166,10 @@ def test_a_restored_iterator_goes_on_with_the_same_batches(steps, tmp_path):
     ("arguments", "message"),
     [
         ({"batch_size": 11}, "10 training images do not fill a batch of 11"),
-        ({"batch_size": 0}, "batch of 0"),
+        ({"batch_size": 0}, "batch_size 0"),
         ({"batch_size": 4, "process_count": 3}, "4 does not divide among 3"),
         ({"batch_size": 4, "process_count": 2, "process_index": 2}, "process_index 2"),
-        ({"batch_size": 4, "process_count": 2, "drop_remainder": False}, "unlike sizes"),
+        ({"batch_size": 4, "process_count": 2, "drop_remainder": False}, "different sizes"),
         ({"batch_size": 4, "epochs": 0}, "epochs 0"),
         ({"batch_size": 4, "workers": -1}, "workers -1"),
         ({"batch_size": 4, "seed": -1}, "seed -1"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.datasets import pipeline
+from examples.training import stream
 from tests.examples.datasets import worker_program
 
 PROGRAM = [sys.executable, "-m", "tests.examples.datasets.worker_program"]
@@ -89,6 +89,6 @@ def test_an_interrupt_is_answered_once(running):
     assert errors.count("KeyboardInterrupt") == 1
 
 
-def test_the_watch_is_for_workers_alone():
+def test_the_watch_is_only_for_workers():
     with pytest.raises(RuntimeError, match="not a worker"):
-        pipeline._live_with_parent(0, 1)
+        stream._live_with_parent(0, 1)

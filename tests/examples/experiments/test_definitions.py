@@ -8,15 +8,15 @@ import pytest
 from flax import nnx
 
 from examples import datasets, models
-from examples.experiments.cells import GRID_SEEDS
+from examples.classification.presets import PRESETS
+from examples.experiments.columns import ACCURACY, ERROR, GRID_SEEDS
 from examples.experiments.definitions import EXPERIMENTS, find
-from examples.runs import RUNS
 
-CELLS = [
-    pytest.param(cell, id=f"{name}-{scale}-{cell.name}")
+COLUMNS = [
+    pytest.param(column, id=f"{name}-{scale}-{column.name}")
     for name, experiment in EXPERIMENTS.items()
-    for scale, cells in experiment.cells.items()
-    for cell in cells
+    for scale, columns in experiment.columns.items()
+    for column in columns
 ]
 
 
@@ -30,10 +30,10 @@ CELLS = [
     ],
 )
 def test_the_papers_figures_stand_at_their_columns(name, without, with_gc):
-    cells = EXPERIMENTS[name].cells["paper"]
-    assert tuple(cell.paper[0] for cell in cells) == without
-    assert tuple(cell.paper[1] for cell in cells) == with_gc
-    assert EXPERIMENTS[name].error == (name == "table3")
+    columns = EXPERIMENTS[name].columns["paper"]
+    assert tuple(column.paper[0] for column in columns) == without
+    assert tuple(column.paper[1] for column in columns) == with_gc
+    assert EXPERIMENTS[name].metrics == (ERROR if name == "table3" else ACCURACY,)
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,21 @@ def test_the_papers_figures_stand_at_their_columns(name, without, with_gc):
     ],
 )
 def test_the_papers_settings(name, model, dataset, epochs, arm):
-    cell = EXPERIMENTS[name].cells["paper"][-1]
-    assert (cell.config.model, cell.config.dataset, cell.config.epochs) == (model, dataset, epochs)
-    assert cell.arms == ("off", arm)
-    assert cell.config.train_images is None
-    assert not cell.rates, "the paper's rates are taken as they are"
+    column = EXPERIMENTS[name].columns["paper"][-1]
+    assert (column.config.model, column.config.dataset, column.config.epochs) == (
+        model,
+        dataset,
+        epochs,
+    )
+    assert column.arms == ("off", arm)
+    assert column.config.train_images is None
+    assert not column.rates, "the paper's rates are taken as they are"
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_arms_differ_in_gc_alone(cell):
-    configs = list(cell.runs(0.1, 1e-3))
-    assert len(configs) == cell.seeds * len(cell.arms)
+@pytest.mark.parametrize("column", COLUMNS)
+def test_arms_differ_only_in_gc(column):
+    configs = list(column.configs(0.1, 1e-3))
+    assert len(configs) == column.seeds * len(column.arms)
     seeds = {}
     for config in configs:
         seeds.setdefault(config.seed, set()).add(dataclasses.replace(config, gc="off"))
@@ -68,22 +72,22 @@ def test_arms_differ_in_gc_alone(cell):
     assert all(len(alike) == 1 for alike in seeds.values())
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_grid_sees_neither_gc_nor_test_images_nor_reported_seeds(cell):
-    grid = list(cell.grid())
-    assert len(grid) == len(cell.rates) * len(cell.decays) * len(GRID_SEEDS)
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_grid_sees_neither_gc_nor_test_images_nor_reported_seeds(column):
+    grid = list(column.grid_configs())
+    assert len(grid) == len(column.rates) * len(column.decays) * len(GRID_SEEDS)
     for config in grid:
         assert config.gc == "off"
         assert config.validation > 0
-        assert config.seed >= cell.seeds
+        assert config.seed >= column.seeds
 
 
 SHAPES = ("dataset", "pad", "pool", "model", "stem", "norm", "weight_standardization", "width")
 SMALL = {
-    tuple(getattr(cell.config, name) for name in SHAPES): cell.config
+    tuple(getattr(column.config, name) for name in SHAPES): column.config
     for experiment in EXPERIMENTS.values()
-    for cell in experiment.cells["cpu"]
-    if cell.config.width  # the others are not trained
+    for column in experiment.columns["cpu"]
+    if column.config.width  # the others are not trained
 }
 
 
@@ -117,15 +121,15 @@ def test_images_of_a_small_run_are_here_and_large_enough_for_its_net(config):
 
 def test_the_last_layers_rate_follows_the_grid():
     """In fine-tuning it is ten times that of the rest, as in the paper."""
-    cell = EXPERIMENTS["table4"].cells["cpu"][0]
-    for config in [*cell.grid(), *cell.runs(0.03, 1e-4)]:
+    column = EXPERIMENTS["table4"].columns["cpu"][0]
+    for config in [*column.grid_configs(), *column.configs(0.03, 1e-4)]:
         assert config.head_learning_rate == pytest.approx(10 * config.learning_rate)
 
 
 def test_the_small_run_of_the_readme_stays_as_it_is():
     """Rates and images vary it."""
-    config = RUNS["mnist5k"][1]
-    gn = next(c for c in EXPERIMENTS["rates"].cells["cpu"] if c.name == "GN 0.1").config
+    config = PRESETS["mnist5k"][1]
+    gn = next(c for c in EXPERIMENTS["rates"].columns["cpu"] if c.name == "GN 0.1").config
     assert dataclasses.replace(gn, evaluate_every=1) == config
 
 
@@ -133,7 +137,7 @@ def test_the_small_run_of_the_readme_stays_as_it_is():
     ("name", "scale", "message"),
     [
         ("tabel1", "cpu", "no experiment is called 'tabel1'; there are table1, "),
-        ("rates", "paper", "rates is not in the paper: give --scale cpu"),
+        ("rates", "paper", "rates is not in the paper: pass --scale cpu"),
         ("table1", "gpu", '--scale must be "paper" or "cpu"'),
     ],
 )

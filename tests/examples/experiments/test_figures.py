@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from examples.classification.config import Config
 from examples.experiments import figures
-from examples.experiments.cells import Cell, Scale
+from examples.experiments.columns import Column, Scale
 from examples.experiments.definitions import EXPERIMENTS
-from examples.experiments.figures import FIGURES, Settings, draw
-from examples.experiments.records import Record, Records, RecordsError
-from examples.runs import Config
+from examples.experiments.figures import FIGURES, Arguments, draw
+from examples.experiments.store import Record, ResultsError, Store, results_path
 
 OFF, GC, OPTAX = "#555555", "#0072b2", "#d55e00"
 LEGENDS = {
@@ -42,35 +42,35 @@ LEGENDS = {
 
 
 def add(results: Path, name: str, scale: Scale = "cpu", *, seeds=99, without=(), diverged=()):
-    """Makes up the results of a figure: of some seeds, not of all cells; the first may diverge."""
+    """Makes up the results of a figure: of some seeds, not of all columns; the first may diverge."""
     experiment = FIGURES[name].experiment
-    records = Records(experiment, scale, results=results)
-    records.path.parent.mkdir(parents=True, exist_ok=True)
-    for cell in EXPERIMENTS[experiment].cells[scale]:
-        if cell.name not in without:
-            for config in cell.grid():
-                records.add(config, {"test_accuracy": 50.0})
-            rate = cell.rates[0] if cell.rates else cell.config.learning_rate
-            decay = cell.decays[0] if cell.decays else cell.config.weight_decay
-            for config in cell.runs(rate, decay):
-                if config.seed == 0 and config.gc == "off" and cell.name in diverged:
-                    records.add(config, {"diverged": "epoch 1: the loss is nan"})
+    store = Store(results_path(results, experiment, scale))
+    store.path.parent.mkdir(parents=True, exist_ok=True)
+    for column in EXPERIMENTS[experiment].columns[scale]:
+        if column.name not in without:
+            for config in column.grid_configs():
+                store.add(config, {"test_accuracy": 50.0, "seconds": 1.0})
+            rate = column.rates[0] if column.rates else column.config.learning_rate
+            decay = column.decays[0] if column.decays else column.config.weight_decay
+            for config in column.configs(rate, decay):
+                if config.seed == 0 and config.gc == "off" and column.name in diverged:
+                    store.add(config, {"diverged": "epoch 1: the loss is nan", "seconds": 1.0})
                 elif config.seed < seeds:
-                    records.add(config, result(cell, config))
+                    store.add(config, {**result(column, config), "seconds": 1.0})
 
 
-def result(cell: Cell, config: Config) -> Record:
+def result(column: Column, config: Config) -> Record:
     """Makes up a result with the keys of a true one."""
     rng = np.random.default_rng(zlib.crc32(str(config).encode()))
     gain = 2.0 * (config.gc != "off")
-    if cell.observe in ("start", "weights"):
+    if column.observe in ("start", "weights"):
         layers = {"conv1": 60, "stages/0/0/conv1": 400, "stages/0/1/conv1": 300, "stages/1/0/a": 90}
         means = [rng.normal(-4, 1, count).round(2).tolist() for count in layers.values()]
         after = {"after": [[x + 1 - gain / 2 for x in layer] for layer in means]}
         return {"layers": list(layers), "before": means} | (
-            after if cell.observe != "start" else {}
+            after if column.observe != "start" else {}
         )
-    if cell.observe == "gradients":
+    if column.observe == "gradients":
         found = {"loss": np.exp(-np.arange(200) / 100).tolist()}
         for layer in ("conv1", "fc"):
             for key in ("norm", "max"):
@@ -78,7 +78,7 @@ def result(cell: Cell, config: Config) -> Record:
                 found[f"{layer}/kernel/{key}_before"] = before.tolist()
                 found[f"{layer}/kernel/{key}_after"] = (0.7 * before).tolist()
         return found
-    if cell.observe == "curvature":
+    if column.observe == "curvature":
         found = {"step": [*range(0, 220, 20)], "converged": [True] * 10 + [config.gc == "off"]}
         for key in ("gradient_norm", "hessian_norm"):
             norms = np.exp(np.linspace(3, -gain / 2, 11) + rng.normal(0, 0.3, 11))
@@ -121,7 +121,7 @@ def test_it_is_a_small_png_in_the_colors_of_all_figures(tmp_path, made, name, se
             line = getattr(handle, "lines", [handle])[0]
             colors[text.get_text()] = matplotlib.colors.to_hex(line.get_color())
     assert colors == LEGENDS[name]
-    total = EXPERIMENTS[FIGURES[name].experiment].cells["cpu"][-1].seeds
+    total = EXPERIMENTS[FIGURES[name].experiment].columns["cpu"][-1].seeds
     expected = f"{total} seeds" if seeds > total else f"{seeds} of {total} seeds"
     assert expected in caption(made[0])
     assert (" of " in caption(made[0]).partition(" Runs: ")[2]) == (seeds < total)
@@ -142,7 +142,7 @@ def test_without_results_it_names_the_command(tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-def test_cells_without_a_seed_and_seeds_that_diverged_are_told(tmp_path, made):
+def test_columns_without_a_seed_and_seeds_that_diverged_are_told(tmp_path, made):
     add(tmp_path, "figure7", seeds=2, without=["MNIST"], diverged=["digits"])
     add(tmp_path, "rates", seeds=7, without=["BN 1"], diverged=["GN 1"])
     for name in ("figure7", "rates"):
@@ -150,7 +150,7 @@ def test_cells_without_a_seed_and_seeds_that_diverged_are_told(tmp_path, made):
     tuned, rates = made
     assert (
         "0 of 10 seeds: MNIST; 1 of 10 seeds: digits; 2 of 10 seeds: Fashion 5-9, Fashion 0-4. "
-        "Diverged, and these seeds left out of all arms: digits without GC 1."
+        "Diverged runs, whose seeds are missing from all arms: digits without GC 1."
     ) in caption(tuned)
     assert "no seed" in [text.get_text() for text in tuned.axes[0].texts]
     assert "0 of 10 seeds: BN 1." in caption(rates)
@@ -167,10 +167,10 @@ def test_where_all_diverged_it_is_told_as_well(tmp_path):
 
 def test_an_arm_that_fails_does_not_hide_the_others(tmp_path, made):
     add(tmp_path, "images", seeds=3, without=["GN 100"])
-    cell = EXPERIMENTS["images"].cells["cpu"][0]
-    records = Records("images", "cpu", results=tmp_path)
-    for config in cell.runs(cell.config.learning_rate, cell.config.weight_decay):
-        records.add(config, {"test_accuracy": 10.0 if config.gc == "off" else 80.0})
+    column = EXPERIMENTS["images"].columns["cpu"][0]
+    store = Store(results_path(tmp_path, "images", "cpu"))
+    for config in column.configs(column.config.learning_rate, column.config.weight_decay):
+        store.add(config, {"test_accuracy": 10.0 if config.gc == "off" else 80.0, "seconds": 1.0})
     draw("images", "cpu", tmp_path / "out", results=tmp_path)
     assert made[0].axes[2].get_yscale() == made[0].axes[3].get_yscale() == "symlog"
     assert "Their axis is logarithmic beyond 5 points." in caption(made[0])
@@ -179,9 +179,11 @@ def test_an_arm_that_fails_does_not_hide_the_others(tmp_path, made):
 def test_curves_are_means_with_one_standard_deviation(tmp_path, made):
     add(tmp_path, "figure6")
     draw("figure6", "cpu", tmp_path / "out", results=tmp_path)
-    records = Records("table3", "cpu", results=tmp_path)
-    cell = next(c for c in EXPERIMENTS["table3"].cells["cpu"] if c.name == "R50GN")
-    runs = [records.get(c) for c in cell.runs(cell.rates[0], cell.decays[0]) if c.gc == "conv"]
+    store = Store(results_path(tmp_path, "table3", "cpu"))
+    column = next(c for c in EXPERIMENTS["table3"].columns["cpu"] if c.name == "R50GN")
+    runs = [
+        store.get(c) for c in column.configs(column.rates[0], column.decays[0]) if c.gc == "conv"
+    ]
     errors = 100 - np.array([run["curves"]["test"]["accuracy"] for run in runs if run])
     axes = made[0].axes[1]
     line = axes.lines[1]
@@ -194,11 +196,11 @@ def test_curves_are_means_with_one_standard_deviation(tmp_path, made):
 def test_intervals_are_of_the_paired_difference(tmp_path, made):
     add(tmp_path, "images", seeds=3)
     draw("images", "cpu", tmp_path / "out", results=tmp_path)
-    records = Records("images", "cpu", results=tmp_path)
-    cell = EXPERIMENTS["images"].cells["cpu"][0]
+    store = Store(results_path(tmp_path, "images", "cpu"))
+    column = EXPERIMENTS["images"].columns["cpu"][0]
     arms = {"off": [], "conv+fc": [], "optax.centralize": []}
-    for config in cell.runs(cell.config.learning_rate, cell.config.weight_decay):
-        if record := records.get(config):
+    for config in column.configs(column.config.learning_rate, column.config.weight_decay):
+        if record := store.get(config):
             arms[config.gc].append(record["test_accuracy"])
     difference = np.subtract(arms["conv+fc"], arms["off"])
     line, _, (bars,) = made[0].axes[2].containers[0].lines
@@ -222,18 +224,18 @@ def test_a_damaged_file_is_named_and_the_picture_of_before_kept(tmp_path):
     before = path.read_bytes()
     with (tmp_path / "cpu" / "images.jsonl").open("a") as stream:
         stream.write('{"config": {}')
-    with pytest.raises(RecordsError, match=r"images\.jsonl, line \d+: .*cut short"):
+    with pytest.raises(ResultsError, match=r"images\.jsonl, line \d+: .*cut short"):
         draw("images", "cpu", out, results=tmp_path)
     assert [*out.iterdir()] == [path]
     assert path.read_bytes() == before
 
 
 def test_a_result_that_lacks_what_is_shown_is_named(tmp_path):
-    cell = EXPERIMENTS["curvature"].cells["cpu"][0]
-    add(tmp_path, "curvature", without=[cell.name])
-    for config in cell.runs(cell.config.learning_rate, cell.config.weight_decay):
-        Records("curvature", "cpu", results=tmp_path).add(config, {"step": [0]})
-    with pytest.raises(RecordsError, match=r"curvature\.jsonl: a result lacks 'gradient_norm'"):
+    column = EXPERIMENTS["curvature"].columns["cpu"][0]
+    add(tmp_path, "curvature", without=[column.name])
+    for config in column.configs(column.config.learning_rate, column.config.weight_decay):
+        Store(results_path(tmp_path, "curvature", "cpu")).add(config, {"step": [0], "seconds": 1.0})
+    with pytest.raises(ResultsError, match=r"curvature\.jsonl: a result lacks 'gradient_norm'"):
         draw("curvature", "cpu", tmp_path / "out", results=tmp_path)
 
 
@@ -251,10 +253,10 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
 
 def test_unknown_figures_are_told_with_the_known():
     with pytest.raises(ValueError, match="no figure 'figure8' at --scale cpu; there are figure3, "):
-        Settings(("figure8",))
+        Arguments(("figure8",))
     with pytest.raises(ValueError, match="no figure 'rates' at --scale paper; there are figure3, "):
-        Settings(("rates",), scale="paper")
-    assert set(Settings().known) == FIGURES.keys()
+        Arguments(("rates",), scale="paper")
+    assert set(Arguments().known) == FIGURES.keys()
 
 
 def test_the_program_trains_nothing_and_needs_no_device(tmp_path):
@@ -265,7 +267,7 @@ import sys, pathlib
 from examples.experiments import figures
 figures.RESULTS = pathlib.Path({str(tmp_path)!r})
 figures.main()
-assert "examples.classifier" not in sys.modules
+assert "examples.classification.task" not in sys.modules
 """
     process = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, "figure5", "rates"],

@@ -1,4 +1,4 @@
-"""Tables say what the results hold, no more and no less."""
+"""Tables show what the results hold, and nothing else."""
 
 import dataclasses
 import re
@@ -8,46 +8,46 @@ import sys
 import numpy as np
 import pytest
 
-from examples.experiments import definitions, records, tables
-from examples.experiments.cells import Cell, Experiment
-from examples.experiments.records import Records
-from examples.runs import RUNS
+from examples.classification.presets import PRESETS
+from examples.experiments import tables
+from examples.experiments.columns import ERROR, Column, Experiment, Metric
+from examples.experiments.store import ResultsError, Store
 
-CONFIG = RUNS["digits"][1]
+CONFIG = PRESETS["digits"][1]
 OFF = np.array([80.0, 81.0, 82.0, 83.0])
-# Gains of each cell's arm with GC.
+# What GC gains in each column.
 GAINS = {
     "up": np.array([1.0, 1.1, 0.9, 1.0]),
     "even": np.array([1.0, -1.0, 0.5, -0.5]),
     "down": np.array([-1.0, -1.1, -0.9, -1.0]),
 }
-CELLS = tuple(
-    Cell(name, dataclasses.replace(CONFIG, width=8 + i), seeds=4, paper=(70.5, 71.25))
+COLUMNS = tuple(
+    Column(name, dataclasses.replace(CONFIG, width=8 + i), seeds=4, paper=(70.5, 71.25))
     for i, name in enumerate(GAINS)
 )
 ACCURACIES = ("test_accuracy", "train_accuracy")
 
 
+TOY = Experiment("A toy", {"cpu": COLUMNS})
+
+
 @pytest.fixture
-def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "RESULTS", tmp_path)
-    monkeypatch.setitem(definitions.EXPERIMENTS, "toy", Experiment("A toy", {"cpu": CELLS}))
-    with records.alone("toy", "cpu"):
-        return Records("toy", "cpu")
+def results(tmp_path):
+    return Store(tmp_path / "toy.jsonl")
 
 
-def fill(results, cells=CELLS, skip=()):
-    for cell in cells:
-        for config in cell.runs(CONFIG.learning_rate, CONFIG.weight_decay):
-            if (cell.name, config.seed, config.gc) not in skip:
-                gain = GAINS[cell.name][config.seed] if config.gc != "off" else 0.0
+def fill(results, columns=COLUMNS, skip=()):
+    for column in columns:
+        for config in column.configs(CONFIG.learning_rate, CONFIG.weight_decay):
+            if (column.name, config.seed, config.gc) not in skip:
+                gain = GAINS[column.name][config.seed] if config.gc != "off" else 0.0
                 test, train = OFF[config.seed] + gain, 90 - gain / 2
                 result = dict(zip(ACCURACIES, (test, train), strict=True))
                 results.add(config, {**result, "seconds": 2.0})
 
 
-def rows(results):
-    (table,) = tables.make_tables("toy", "cpu", results)
+def rows(results, experiment=TOY):
+    (table,) = tables.make_tables(experiment, "toy", "cpu", results)
     columns = [[column.header, *column.cells] for column in table.columns]
     return {row[0].strip(): [*row[1:]] for row in zip(*columns, strict=True)}
 
@@ -70,34 +70,45 @@ def test_the_paper_beside_ours_with_spread_interval_and_p_value(results):
 
 def test_it_says_where_gc_helped_did_nothing_and_hurt(results):
     fill(results)
-    assert list(tables.verdicts("toy", "cpu", results)) == [
-        "GC helped: up; made no difference that these seeds can tell: even; hurt: down."
+    assert list(tables.describe_verdicts(TOY, "cpu", results)) == [
+        "GC: helped: up; no difference that these seeds can show: even; hurt: down."
     ]
-    assert tables.seconds("toy", "cpu", results) == 3 * 8 * 2.0
+    assert tables.sum_seconds(TOY, "cpu", results) == 3 * 8 * 2.0
 
 
-def test_an_error_that_falls_is_help(results, monkeypatch):
-    experiment = Experiment("A toy", {"cpu": CELLS}, error=True)
-    monkeypatch.setitem(definitions.EXPERIMENTS, "toy", experiment)
+def test_an_error_that_falls_is_help(results):
+    experiment = dataclasses.replace(TOY, metrics=(ERROR,))
     fill(results)
-    seen = rows(results)
+    seen = rows(results, experiment)
     assert seen["here w/o GC"][0].startswith("18.50 ±")
     assert seen["difference"][0] == "-1.00 ± 0.13"
     assert seen["seeds better"] == ["4 of 4", "2 of 4", "0 of 4"]
-    assert next(tables.verdicts("toy", "cpu", results)).startswith("GC helped: up;")
+    assert next(tables.describe_verdicts(experiment, "cpu", results)).startswith("GC: helped: up;")
+
+
+def test_an_experiment_with_two_metrics_has_two_tables(results):
+    metrics = (Metric("box_AP", "box AP"), Metric("mask_AP", "mask AP"))
+    experiment = dataclasses.replace(TOY, columns={"cpu": COLUMNS[:1]}, metrics=metrics)
+    for config in COLUMNS[0].configs(CONFIG.learning_rate, CONFIG.weight_decay):
+        box = 40.0 + (config.gc != "off")
+        results.add(config, {"box_AP": box, "mask_AP": box - 5, "seconds": 1.0})
+    boxes, masks = tables.make_tables(experiment, "toy", "cpu", results)
+    assert [table.columns[0].header for table in (boxes, masks)] == ["box AP", "mask AP"]
+    assert "41.00 ± 0.00" in boxes.columns[1].cells
+    assert "36.00 ± 0.00" in masks.columns[1].cells
 
 
 def test_seeds_that_are_not_done_are_told(results):
-    fill(results, CELLS[:1], skip={("up", 3, "conv+fc")})
+    fill(results, COLUMNS[:1], skip={("up", 3, "conv+fc")})
     seen = rows(results)
     assert seen["seeds"] == ["3 of 4", "0 of 4", "0 of 4"]
     assert seen["here w/ GC"][1:] == ["-", "-"]
     assert seen["difference"][0].startswith("+1.00")
-    assert list(tables.verdicts("toy", "cpu", results)) == ["GC helped: up."]
+    assert list(tables.describe_verdicts(TOY, "cpu", results)) == ["GC: helped: up."]
 
 
 def test_runs_that_diverged_are_told(results):
-    for config in CELLS[0].runs(CONFIG.learning_rate, CONFIG.weight_decay):
+    for config in COLUMNS[0].configs(CONFIG.learning_rate, CONFIG.weight_decay):
         lost = config.gc == "off" and config.seed < 2
         metrics = dict.fromkeys(ACCURACIES, 80.0)
         result = {"diverged": "step 3"} if lost else metrics
@@ -107,13 +118,13 @@ def test_runs_that_diverged_are_told(results):
 
 def test_nothing_is_known_of_a_table_without_results(results):
     assert rows(results)["seeds"] == ["0 of 4"] * 3
-    assert list(tables.verdicts("toy", "cpu", results)) == ["GC has no result yet."]
+    assert list(tables.describe_verdicts(TOY, "cpu", results)) == ["GC: no result yet."]
 
 
-def test_many_columns_are_laid_out_in_tables_of_like_width(results, monkeypatch):
-    cells = tuple(Cell(str(i), dataclasses.replace(CONFIG, width=i + 1)) for i in range(10))
-    monkeypatch.setitem(definitions.EXPERIMENTS, "toy", Experiment("A toy", {"cpu": cells}))
-    made = list(tables.make_tables("toy", "cpu", results))
+def test_many_columns_are_laid_out_in_tables_of_like_width(results):
+    columns = tuple(Column(str(i), dataclasses.replace(CONFIG, width=i + 1)) for i in range(10))
+    experiment = Experiment("A toy", {"cpu": columns})
+    made = list(tables.make_tables(experiment, "toy", "cpu", results))
     assert [len(table.columns) for table in made] == [6, 6]
 
 
@@ -133,5 +144,5 @@ def test_unknown_tables_are_an_error(arguments, message):
 
 def test_a_damaged_file_stops_it(results):
     results.path.write_text("{")
-    with pytest.raises(records.RecordsError, match="line 1"):
-        Records("toy", "cpu")
+    with pytest.raises(ResultsError, match="line 1"):
+        Store(results.path)

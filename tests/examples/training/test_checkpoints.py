@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.training import mesh as meshes
 from examples.training.checkpoints import CheckpointError, Checkpoints, read_variables
+from examples.training.sharding import make_mesh, state_shardings
 
 
 def data():
@@ -19,7 +19,7 @@ def make_state(value=1.0, mesh=None):
         "params": {"fc": {"kernel": jnp.full((64, 16), value)}},
         "rest": {"key": jax.random.key(3)},
     }
-    return jax.device_put(state, meshes.state_shardings(state, mesh or meshes.make_mesh(1)))
+    return jax.device_put(state, state_shardings(state, mesh or make_mesh(1)))
 
 
 def test_a_save_holds_the_state_and_the_place_of_its_moment(tmp_path):
@@ -67,8 +67,8 @@ def test_two_checkpoints_are_kept_and_the_last_is_named(tmp_path):
 
 def test_a_checkpoint_goes_to_other_devices(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, make_state(3.0, meshes.make_mesh(2, 4)), data(), {})
-    target = make_state(0.0, meshes.make_mesh(4, 2))
+        checkpoints.save(1, make_state(3.0, make_mesh(2, 4)), data(), {})
+    target = make_state(0.0, make_mesh(4, 2))
     with Checkpoints(tmp_path) as checkpoints:
         _, restored, _ = checkpoints.restore(target, data())
     kernel = restored["params"]["fc"]["kernel"]

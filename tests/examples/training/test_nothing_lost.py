@@ -20,6 +20,7 @@ import os, random, signal, sys, time, warnings
 from pathlib import Path
 
 import sklearn.datasets
+import absl.logging, examples.classification.task, examples.training.curves, examples.training.folder
 from examples import train_classifier
 
 # Python 3.12 warns of a fork beside threads: NumPy's, which wait for work and hold nothing.

@@ -1,5 +1,6 @@
 """Schedules to the step, the two rates of fine-tuning, and the five optimizers by name."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,7 +13,15 @@ from flax import nnx
 
 import optax_gc
 from examples import models
-from examples.training.optimizers import make_gc, make_optimizer, make_schedule, with_head_rate
+from examples.classification.presets import PRESETS
+from examples.training.optimizers import (
+    make_gc,
+    make_optimizer,
+    make_schedule,
+    make_tx,
+    optimizer_spec,
+    with_head_rate,
+)
 from optax_gc import centralize, conv_kernels
 
 
@@ -43,7 +52,16 @@ def test_a_warm_up_rises_in_equal_steps_to_the_peak(warmup):
     np.testing.assert_allclose(rates(schedule, 12), expected, rtol=1e-6)
 
 
-def test_behind_a_warm_up_the_cosine_ends_with_the_run():
+def test_a_warm_up_can_begin_at_a_fraction_of_the_rate():
+    """As detectors do: a third of the rate at step 0, and all of it at step 500 of 1000."""
+    schedule = make_schedule("constant", 0.02, steps=1000, warmup=500, warmup_from=1 / 3)
+    seen = rates(schedule, 502)
+    expected = 0.02 * (1 - (1 - np.arange(500) / 500) * 2 / 3)
+    np.testing.assert_allclose(seen[:500], expected, rtol=1e-5)
+    np.testing.assert_allclose(seen[500:], 0.02, rtol=1e-6)
+
+
+def test_after_a_warm_up_the_cosine_ends_with_the_run():
     seen = rates(make_schedule("cosine", 0.2, steps=12, warmup=4), 13)
     expected = 0.1 * (1 + np.cos(np.pi * np.arange(9) / 8))
     np.testing.assert_allclose(seen[4:], expected, atol=1e-7)
@@ -53,8 +71,8 @@ def test_behind_a_warm_up_the_cosine_ends_with_the_run():
     ("settings", "message"),
     [
         ({"kind": "linear"}, "no schedule is called 'linear'"),
-        ({"kind": "cosine", "warmup": 10}, "a warm-up of 10 steps leaves nothing of a run of 10"),
-        ({"kind": "step", "milestones": (2, 5), "warmup": 3}, "begin in the warm-up"),
+        ({"kind": "cosine", "warmup": 10}, "a warm-up of 10 steps does not fit into a run of 10"),
+        ({"kind": "step", "milestones": (2, 5), "warmup": 3}, "begin during the warm-up"),
     ],
 )
 def test_a_schedule_that_makes_no_sense(settings, message):
@@ -63,8 +81,12 @@ def test_a_schedule_that_makes_no_sense(settings, message):
 
 
 @pytest.fixture(scope="module")
-def params():
-    net = models.create("resnet8", num_classes=10, stem="cifar", width=4, rngs=nnx.Rngs(0))
+def net():
+    return models.create("resnet8", num_classes=10, stem="cifar", width=4, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def params(net):
     return nnx.state(net, nnx.Param)
 
 
@@ -86,38 +108,38 @@ def updates(tx, params) -> Any:
         ("adagrad", functools.partial(optax_gc.adagrad, eps=1e-20)),
     ],
 )
-def test_the_five_optimizers(name, expected, params):
-    seen = make_optimizer(name, 0.1, weight_decay=0.01, gc=make_gc("conv"))
+def test_the_five_optimizers(name, expected, net, params):
+    seen = make_optimizer(name, 0.1, weight_decay=0.01, gc=make_gc("conv", net))
     wanted = expected(0.1, weight_decay=0.01, gc=centralize(mask=conv_kernels))
     jax.tree.map(np.testing.assert_array_equal, updates(seen, params), updates(wanted, params))
 
 
-def test_an_unknown_optimizer():
+def test_an_unknown_optimizer(net):
     with pytest.raises(ValueError, match="no optimizer is called 'lion'"):
-        make_optimizer("lion", 0.1, gc=make_gc("off"))  # pyright: ignore[reportArgumentType]
+        make_optimizer("lion", 0.1, gc=make_gc("off", net))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
     ("gc", "conv", "fc"), [("off", False, False), ("conv", True, False), ("conv+fc", True, True)]
 )
-def test_where_gradients_are_centralized(gc, conv, fc, params):
-    seen, _ = make_gc(gc).update(params, optax.EmptyState())
+def test_where_gradients_are_centralized(gc, conv, fc, net, params):
+    seen, _ = make_gc(gc, net).update(params, optax.EmptyState())
     for path, leaf in jax.tree_util.tree_flatten_with_path(seen)[0]:
         if leaf.ndim > 1:
             mean = jnp.abs(leaf.mean(tuple(range(leaf.ndim - 1)))).max()
             assert (mean < 1e-6) == (fc if leaf.ndim == 2 else conv), path
 
 
-def test_the_control_averages_over_other_axes(params):
-    seen: Any = make_gc("optax.centralize").update(params, optax.EmptyState())[0]
+def test_the_control_averages_over_other_axes(net, params):
+    seen: Any = make_gc("optax.centralize", net).update(params, optax.EmptyState())[0]
     kernel = seen["stages"][0][0]["conv1"]["kernel"][...]
     assert jnp.abs(kernel.mean((1, 2, 3))).max() < 1e-6
     assert jnp.abs(kernel.mean((0, 1, 2))).max() > 1e-3
 
 
-def test_two_learning_rates(params):
+def test_two_learning_rates(net, params):
     def make(rate):
-        return make_optimizer("sgd", rate, weight_decay=0.01, gc=make_gc("conv+fc"))
+        return make_optimizer("sgd", rate, weight_decay=0.01, gc=make_gc("conv+fc", net))
 
     seen = updates(with_head_rate(make, 0.01, 0.1, "fc"), params)
     body, head = updates(make(0.01), params), updates(make(0.1), params)
@@ -125,3 +147,18 @@ def test_two_learning_rates(params):
         of = head if path[0].key == "fc" else body
         expected = functools.reduce(lambda tree, key: tree[key.key], path[:-1], of)[...]
         np.testing.assert_array_equal(leaf, expected, err_msg=str(path))
+
+
+def test_gradients_are_clipped_before_they_are_centralized(net, params):
+    settings = dataclasses.replace(
+        PRESETS["digits"][1], clip_norm=0.5, momentum=0.0, schedule="constant"
+    )
+    spec = optimizer_spec(settings, steps_per_epoch=10)
+    tx = make_tx(spec, net, learning_rate=1.0, weight_decay=0.0)
+    grads = jax.tree.map(lambda x: jnp.sin(3 * x) + 0.1, params)
+    seen = tx.update(grads, tx.init(params), params)[0]
+    clipped = optax.clip_by_global_norm(0.5)
+    expected = clipped.update(grads, clipped.init(grads))[0]
+    centralized = make_gc("conv+fc", net).update(expected, optax.EmptyState())[0]
+    for a, b in zip(jax.tree.leaves(seen), jax.tree.leaves(centralized), strict=True):
+        np.testing.assert_allclose(a, -b, rtol=1e-6, atol=1e-9)

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from examples.classifier import load_data, prepare
-from examples.runs import RUNS
-from examples.train_classifier import Options, train
-from examples.training import mesh as meshes
+from examples.classification.presets import PRESETS
+from examples.classification.task import Trainer
 from examples.training.checkpoints import read_variables
+from examples.training.loop import train
+from examples.training.sharding import make_mesh
 
 ROOT = Path(__file__).parents[3]
-CONFIG = dataclasses.replace(RUNS["digits"][1], width=4, batch_size=48, epochs=1)
+CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, batch_size=48, epochs=1)
 
 
 def pair(tmp_path):
@@ -64,9 +64,8 @@ def losses(folder):
 
 def test_two_processes_make_the_run_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    data = load_data(CONFIG, None)
-    task = prepare(CONFIG, data, meshes.make_mesh(2, 2))
-    train(CONFIG, task, data, Options(out=one, log_every=5), Console(quiet=True))
+    job = Trainer(make_mesh(2, 2)).prepare(CONFIG).job
+    train(job, one, log_every=5, console=Console(quiet=True))
 
     (told,), silent = pair(tmp_path)
     assert silent == [], "one process tells the result"

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from examples.training import step
+from examples.training import steps
 
 
 class Net(nnx.Module):
@@ -36,13 +36,13 @@ def batch():
 
 def make(seed, tx):
     model = Net(nnx.Rngs(seed))
-    return model, step.init_state(model, tx, jax.random.key(seed))
+    return model, steps.init_state(model, tx, jax.random.key(seed))
 
 
 def test_a_step_is_that_of_nnx(batch):
     tx = optax.sgd(0.1, momentum=0.9)
     model, state = make(0, tx)
-    train_step = step.make_train_step(model, squares, tx)
+    train_step = steps.make_train_step(model, squares, tx)
     by_hand, optimizer = Net(nnx.Rngs(0)), None
     optimizer = nnx.Optimizer(by_hand, tx, wrt=nnx.Param)
     for _ in range(3):
@@ -60,7 +60,7 @@ def test_a_step_is_that_of_nnx(batch):
 def test_the_state_given_is_consumed(batch):
     tx = optax.sgd(0.1)
     model, state = make(0, tx)
-    step.make_train_step(model, squares, tx)(state, batch)
+    steps.make_train_step(model, squares, tx)(state, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
@@ -73,7 +73,7 @@ def test_one_compiled_step_serves_all_seeds(batch):
         traces.append(args)
         return squares(*args)
 
-    train_step = step.make_train_step(model, loss, tx)
+    train_step = steps.make_train_step(model, loss, tx)
     for seed in (1, 2):
         _, state = make(seed, tx)
         for _ in range(2):
@@ -86,7 +86,7 @@ def test_one_compiled_step_serves_all_seeds(batch):
 def test_every_step_has_a_key_of_its_own(batch):
     tx = optax.identity()
     model, state = make(0, tx)
-    train_step = step.make_train_step(model, squares, tx)
+    train_step = steps.make_train_step(model, squares, tx)
     seen = []
     for _ in range(3):
         state, metrics = train_step(state, batch)
@@ -97,7 +97,7 @@ def test_every_step_has_a_key_of_its_own(batch):
 def test_the_measure_sees_the_gradients_before_the_optimizer(batch):
     tx = optax.sgd(0.0)
     model, state = make(0, tx)
-    measured = step.make_train_step(
+    measured = steps.make_train_step(
         model, squares, tx, measure=lambda grads: {"norm": optax.tree.norm(grads)}
     )
     _, metrics = measured(state, batch)
@@ -108,8 +108,8 @@ def test_the_measure_sees_the_gradients_before_the_optimizer(batch):
 def test_evaluation_is_by_running_statistics_and_without_dropout(batch):
     tx = optax.sgd(0.1)
     model, state = make(0, tx)
-    state, _ = step.make_train_step(model, squares, tx)(state, batch)
-    evaluate = step.make_eval_step(model, lambda net, batch: net(batch["x"]))
+    state, _ = steps.make_train_step(model, squares, tx)(state, batch)
+    evaluate = steps.make_eval_step(model, lambda net, batch: net(batch["x"]))
     params, rest = jax.tree.map(
         np.asarray, (state.params, nnx.filter_state(state.rest, nnx.BatchStat))
     )
@@ -123,8 +123,34 @@ def test_evaluation_is_by_running_statistics_and_without_dropout(batch):
 
 def test_all_finite_finds_one_nan_anywhere():
     _, state = make(0, optax.sgd(0.1, momentum=0.9))
-    assert step.all_finite(state)
+    assert steps.all_finite(state)
     leaves, treedef = jax.tree.flatten(state)
     where = next(i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating))
     leaves[where] = leaves[where].at[0].set(jnp.nan)
-    assert not step.all_finite(treedef.unflatten(leaves))
+    assert not steps.all_finite(treedef.unflatten(leaves))
+
+
+def test_only_the_variables_of_the_filter_are_trained(batch):
+    """The others have no gradient, no decay and no momentum."""
+    tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
+    trained = nnx.All(nnx.Param, nnx.PathContains("fc"))
+    model = Net(nnx.Rngs(0))
+    state = steps.init_state(model, tx, jax.random.key(0), wrt=trained)
+    assert set(state.params) == {"fc"}
+    assert len(jax.tree.leaves(state.opt_state)) == 2
+    before = jax.tree.map(np.asarray, (state.params, nnx.filter_state(state.rest, nnx.Param)))
+    state, _ = steps.make_train_step(model, squares, tx, wrt=trained)(state, batch)
+    frozen = nnx.filter_state(state.rest, nnx.Param)
+    jax.tree.map(np.testing.assert_array_equal, frozen, before[1])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, before[0])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_making_steps_leaves_the_net_in_its_mode():
+    model = Net(nnx.Rngs(0))
+    model.eval()
+    steps.make_train_step(model, squares, optax.sgd(0.1))
+    assert model.dropout.deterministic
+    model.train()
+    steps.make_eval_step(model, lambda net, batch: net(batch["x"]))
+    assert not model.dropout.deterministic

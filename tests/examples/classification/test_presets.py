@@ -1,14 +1,24 @@
 """The runs against the paper's tables and settings, written down here a second time."""
 
 import dataclasses
+import inspect
+import re
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from examples import classifier, datasets
+from examples import datasets, models
+from examples.classification import config as config_module
+from examples.classification.config import Config
+from examples.classification.data import Data
+from examples.classification.presets import PRESETS
+from examples.classification.task import compile_steps, make_job, step_spec
 from examples.datasets.records import Arrays
-from examples.runs import RUNS, Config
-from examples.training import mesh as meshes
+from examples.training.errors import SettingError
+from examples.training.options import Options
+from examples.training.settings import Settings
+from examples.training.sharding import make_mesh
 
 CIFAR = {
     "dataset": "cifar100",
@@ -102,14 +112,14 @@ COMMON = {
 
 
 def test_the_paper_s_runs_are_complete():
-    assert {name for name in RUNS if name.startswith(("table", "figure"))} == PAPER.keys()
+    assert {name for name in PRESETS if name.startswith(("table", "figure"))} == PAPER.keys()
     for figure in ("Figure 5", "Figure 6", "Figure 7"):
-        assert any(figure in text for text, _ in RUNS.values())
+        assert any(figure in text for text, _ in PRESETS.values())
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_run_has_the_paper_s_settings(name):
-    config = dataclasses.asdict(RUNS[name][1])
+    config = dataclasses.asdict(PRESETS[name][1])
     expected = {"head_learning_rate": None, "weight_standardization": False} | COMMON | PAPER[name]
     assert {key: config[key] for key in expected} == expected
 
@@ -125,45 +135,67 @@ def tiny(name, classes):
     "name", ["table1-resnet18", "table2-adagrad", "table3-resnet50-gn", "figure5-bn-ws"]
 )
 def test_a_run_can_be_built_with_gc_anywhere(name, gc):
-    config = dataclasses.replace(RUNS[name][1], gc=gc, width=4)
+    config = dataclasses.replace(PRESETS[name][1], gc=gc, width=4)
     data = tiny(config.dataset, 100)
-    task = classifier.prepare(
-        config, classifier.Data(data, data, *[lambda image, rng: image] * 2), meshes.make_mesh()
+    data = Data(data, data, *[lambda image, rng: image] * 2)
+    mesh = make_mesh()
+    compiled = compile_steps(
+        step_spec(dataclasses.replace(config, head_learning_rate=None), data, mesh)
     )
-    milestone = config.milestones[0] * task.steps_per_epoch
-    rate = task.schedule(config.learning_rate)
-    assert float(rate(milestone - 1)) == pytest.approx(config.learning_rate)
-    assert float(rate(milestone)) == pytest.approx(config.learning_rate / 10)
+    job = make_job(config, data, compiled, [], mesh)
+    milestone = config.milestones[0] * job.steps_per_epoch
+    assert float(job.learning_rate(milestone - 1)) == pytest.approx(config.learning_rate)
+    assert float(job.learning_rate(milestone)) == pytest.approx(config.learning_rate / 10)
 
 
-SMALL = RUNS["digits"][1]
+SMALL = PRESETS["digits"][1]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "cifar10"}, "--dataset cifar10: one of cifar100, "),
-        ({"model": "alexnet"}, "--model alexnet: one of resnet8, "),
-        ({"epochs": 0}, "--epochs 0: at least 1"),
-        ({"learning_rate": float("nan")}, "--learning-rate nan: a positive number"),
-        ({"head_learning_rate": 0.0}, "--head-learning-rate 0.0: a positive number"),
-        ({"weight_decay": -1.0}, "--weight-decay -1.0: 0 or more"),
-        ({"momentum": 1.0}, "--momentum 1.0: at least 0 and below 1"),
-        ({"label_smoothing": 1.0}, "--label-smoothing 1.0: at least 0 and below 1"),
-        ({"seed": -1}, "--seed -1: 0 to "),
-        ({"warmup_epochs": 15}, "--warmup-epochs 15: fewer than --epochs"),
+        ({"epochs": 0}, "--epochs 0: it must be at least 1"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: it must be a positive number"),
+        ({"head_learning_rate": 0.0}, "--head-learning-rate 0.0: it must be a positive number"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: it must be 0 or more"),
+        ({"momentum": 1.0}, "--momentum 1.0: it must be at least 0 and below 1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0: it must be at least 0 and below 1"),
+        ({"seed": -1}, "--seed -1: it must be from 0 to "),
+        ({"clip_norm": 0.0}, "--clip-norm 0.0: it must be a positive number"),
+        ({"warmup_epochs": 15}, "--warmup-epochs 15: it must be below --epochs"),
+        ({"warmup_epochs": 1, "warmup_steps": 5}, "set either this or --warmup-epochs"),
+        ({"warmup_from": 0.3}, "it needs --warmup-steps or --warmup-epochs"),
+        ({"warmup_steps": 5, "warmup_from": 1.5}, "it must be a fraction from 0 to 1"),
         ({"schedule": "step"}, "the step schedule needs them"),
-        ({"milestones": (5,)}, "the others have none"),
-        ({"schedule": "step", "milestones": (9, 5)}, "epochs in rising order"),
+        ({"milestones": (5,)}, "the other schedules have none"),
+        ({"schedule": "step", "milestones": (9, 5)}, "rising epochs"),
         ({"schedule": "step", "milestones": (15,)}, "before the end"),
+        ({"width": 0}, "--width 0: it must be at least 1"),
+        ({"train_images": 0}, "--train-images 0: it must be at least 1"),
+        ({"validation": -1}, "--validation -1: it must be 0 or more"),
     ],
 )
 def test_a_setting_that_makes_no_sense(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingError, match=message):
         dataclasses.replace(SMALL, **changes)
 
 
-def test_a_config_cannot_be_changed():
+def test_settings_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SMALL.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(SMALL, Config)
+
+
+def test_the_command_line_lists_every_data_set_and_every_net():
+    assert get_args(config_module.Dataset) == datasets.NAMES
+    assert get_args(config_module.Model) == models.NAMES
+
+
+def test_every_setting_has_a_help_text_of_a_whole_sentence():
+    for type_ in (Config, Settings, Options):
+        source = inspect.getsource(type_)
+        for field in type_.__annotations__:
+            help_text = re.search(rf'\n    {field}: .*\n    """(.+?)"""', source, re.DOTALL)
+            assert help_text, f"{type_.__name__}.{field} has no help text"
+            assert help_text[1].endswith("."), help_text[1]
+            assert help_text[1][0].isupper(), help_text[1]

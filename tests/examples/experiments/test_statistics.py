@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from examples.experiments.comparison import half_width, paired_difference
+from examples.experiments.statistics import half_width, paired_difference
 
 
 def test_the_interval_and_the_p_value_are_those_of_the_paired_t_test():
@@ -21,7 +21,7 @@ def test_the_interval_and_the_p_value_are_those_of_the_paired_t_test():
 
 
 @pytest.mark.parametrize(("shift", "sign"), [(0.5, 1), (-0.5, -1), (0.0, 0)])
-def test_the_interval_leaves_out_0_where_the_test_rejects_at_5_percent(shift, sign):
+def test_the_interval_excludes_0_where_the_test_rejects_at_5_percent(shift, sign):
     noise = np.array([0.1, -0.1, 0.2, -0.2, 0.05, -0.05])
     seen = paired_difference(80 + noise + shift, np.full(6, 80.0))
     assert seen.sign == sign
@@ -41,7 +41,7 @@ def test_arms_that_are_the_same_do_not_differ():
     assert (seen.mean, seen.half_width, seen.p_value, seen.sign) == (0.0, 0.0, 1.0, 0)
 
 
-def test_an_interval_holds_the_mean_19_times_of_20():
+def test_an_interval_contains_the_mean_19_times_of_20():
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 1, (2000, 5))
     held = np.mean([abs(sample.mean()) <= half_width(sample) for sample in samples])

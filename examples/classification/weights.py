@@ -1,0 +1,48 @@
+"""Pretrained weights: a file in PyTorch's layout, or the last checkpoint of a run."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from examples.models import pretrained
+from examples.training.checkpoints import CheckpointError, read_variables
+from examples.training.steps import path_name
+
+# The last layer of every net of `examples.models`.
+HEAD = "fc"
+
+
+def read_weights(path: Path) -> Callable[[Any], None]:
+    """Reads weights, and returns the function that puts all but the last layer's into a net.
+
+    Args:
+      path: a file in PyTorch's layout, or the folder of a run of the same net.
+
+    Raises:
+      CheckpointError: the folder has no checkpoint. The returned function raises it if the
+        checkpoint is of another net.
+    """
+    if not path.is_dir():
+        state = pretrained.read_file(path)
+        return functools.partial(pretrained.load_torch_state, state=state, replace_head=True)
+    stored = {k: v for k, v in read_variables(path).items() if not k.startswith(f"{HEAD}/")}
+
+    def load(model):
+        kinds = nnx.Any(nnx.Param, nnx.BatchStat)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(nnx.state(model, kinds))
+        own = {path_name(path): leaf for path, leaf in leaves}
+        wrong = stored.keys() ^ {name for name in own if not name.startswith(f"{HEAD}/")}
+        wrong |= {name for name in stored.keys() & own if stored[name].shape != own[name].shape}
+        if wrong:
+            raise CheckpointError(
+                f"{path} holds another net: it differs in {', '.join(sorted(wrong))}"
+            )
+        values = [jnp.asarray(stored.get(name, leaf)) for name, leaf in own.items()]
+        nnx.update(model, treedef.unflatten(values))
+
+    return load

@@ -1,0 +1,213 @@
+"""Makes runs that are missing from the results, one after the other."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jax.sharding import Mesh
+from rich.console import Console
+
+from examples.experiments.columns import Column, Experiment, Scale
+from examples.experiments.definitions import EXPERIMENTS, find
+from examples.experiments.observations import OBSERVERS
+from examples.experiments.outcomes import choose
+from examples.experiments.store import Record, Store, locked, results_path
+from examples.training.errors import DivergedError
+from examples.training.folder import open_folder, write_result
+from examples.training.loop import Finished, train
+from examples.training.provenance import provenance
+from examples.training.sharding import make_mesh
+
+# Runs with no more steps than this save only at their end: to start them again takes less time than
+# their checkpoints would.
+_SHORT = 3000
+
+_TRAINERS = {
+    "classifier": "examples.classification.task",
+    "detector": "examples.detection.task",
+}
+
+
+class Trainer(Protocol):
+    """What prepares the runs of an experiment, such as `classification.task.Trainer`."""
+
+    config_type: Any
+
+    def prepare(self, config: Any, *, diagnose: bool = False) -> Any:
+        """Returns a task, whose `job` the training loop can make."""
+        ...
+
+
+class Plan(NamedTuple):
+    """The runs that are wanted.
+
+    Attributes:
+      scale: the scale of all runs.
+      experiments: the experiments, by name, in the order in which their runs are made.
+      trainers: the trainer of each kind that the experiments name.
+      sources: the settings of the nets that other runs start from, by the name that those runs have
+        as their `pretrained`. Their folders are kept.
+      data_dir: the folder of the weights that are not of a source.
+    """
+
+    scale: Scale
+    experiments: Mapping[str, Experiment[Any]]
+    trainers: Mapping[str, Trainer]
+    sources: Mapping[str, Any]
+    data_dir: Path | None = None
+
+    def columns(self, name: str) -> tuple[Column[Any], ...]:
+        """Returns the columns of an experiment."""
+        return self.experiments[name].columns[self.scale]
+
+
+def plan_runs(
+    names: Sequence[str],
+    scale: Scale,
+    data_dir: Path | None = None,
+    seeds: int | None = None,
+    mesh: Mesh | None = None,
+) -> Plan:
+    """Plans the runs of experiments, and of the nets that these start from.
+
+    Args:
+      names: the experiments.
+      scale: the scale of the runs.
+      data_dir: the folder of data and weights.
+      seeds: at most this many seeds of each column; None for all.
+      mesh: the devices; None for all of them.
+    """
+    experiments = {name: find(name, scale) for name in names}
+    sources = {
+        column.name: next(column.configs(column.config.learning_rate, column.config.weight_decay))
+        for column in EXPERIMENTS["sources"].columns["cpu"]
+    }
+    used = (column.config.pretrained for e in experiments.values() for column in e.columns[scale])
+    if any(name in sources for name in used):
+        experiments = {"sources": EXPERIMENTS["sources"], **experiments}
+    if seeds is not None:
+        experiments = {name: _with_seeds(e, scale, seeds) for name, e in experiments.items()}
+    mesh = mesh or make_mesh()
+    trainers = {
+        kind: importlib.import_module(_TRAINERS[kind]).Trainer(mesh, data_dir=data_dir)
+        for kind in {experiment.trainer for experiment in experiments.values()}
+    }
+    return Plan(scale, experiments, trainers, sources, data_dir)
+
+
+def _with_seeds(experiment: Experiment[Any], scale: Scale, seeds: int) -> Experiment[Any]:
+    fewer = tuple(
+        dataclasses.replace(column, seeds=min(column.seeds, seeds))
+        for column in experiment.columns[scale]
+    )
+    return dataclasses.replace(experiment, columns={scale: fewer})
+
+
+def make_runs(
+    plan: Plan, *, results: Path, work: Path, show: Callable[[str, int, int], None]
+) -> None:
+    """Makes all missing runs of a plan.
+
+    Args:
+      plan: the runs.
+      results: the folder that results are read from and added to.
+      work: the folder of unfinished runs, and of the nets that others start from.
+      show: called before each run with its name, the number of finished runs and that of all runs.
+
+    Raises:
+      UserError: a run cannot be made, or results cannot be read or added to.
+      OSError: a folder cannot be written to.
+    """
+    every = [column for name in plan.experiments for column in plan.columns(name)]
+    total = sum(len([*column.grid_configs(), *column.configs(1.0, 0.0)]) for column in every)
+    done = 0
+    for name, experiment in plan.experiments.items():
+        path = results_path(results, name, plan.scale)
+        trainer = plan.trainers[experiment.trainer]
+        with locked(path):
+            store = Store(path, trainer.config_type)
+            for column in plan.columns(name):
+                for config in _all_configs(column, store, experiment):
+                    if not _is_done(config, store, plan, work):
+                        show(f"{name} {column.name} {config.gc} seed {config.seed}", done, total)
+                        _make_run(column, config, trainer, plan, store, work)
+                    done += 1
+    show("done", done, total)
+
+
+def _all_configs(column: Column[Any], store: Store, experiment: Experiment[Any]) -> Iterator[Any]:
+    """Yields the runs of a column in order: its grid, then all seeds at what the grid has chosen."""
+    yield from column.grid_configs()
+    chosen = choose(column, store, experiment.metrics[0])
+    assert chosen is not None, "the runs of the grid were made before"
+    yield from column.configs(*chosen)
+
+
+def _is_done(config: Any, store: Store, plan: Plan, work: Path) -> bool:
+    """Returns whether a run has its result and, if others start from it, its weights."""
+    is_source = config in plan.sources.values()
+    weights = not is_source or (_folder(config, work) / "result.json").exists()
+    return weights and store.get(config) is not None
+
+
+def _make_run(
+    column: Column[Any], config: Any, trainer: Trainer, plan: Plan, store: Store, work: Path
+) -> None:
+    """Makes one run and adds its result."""
+    begin = time.perf_counter()
+    folder = _folder(config, work)
+    local = dataclasses.replace(config, pretrained=_weights(config.pretrained, plan, work))
+    task = trainer.prepare(local, diagnose=column.observe == "gradients")
+    try:
+        if column.observe:
+            result = OBSERVERS[column.observe](task)
+        else:
+            with open_folder(folder, local):
+                every = task.job.steps if task.job.steps <= _SHORT else None
+                finished = train(
+                    task.job, folder, checkpoint_every=every, console=Console(quiet=True)
+                )
+                write_result(folder, local, finished)
+            result = _summary(finished)
+    except DivergedError as error:
+        result = {"diverged": str(error).partition(";")[0]}
+    seconds = round(time.perf_counter() - begin, 1)
+    store.add(config, {**result, "seconds": seconds, **provenance()})
+    if config not in plan.sources.values():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _summary(finished: Finished) -> Record:
+    """Returns the metrics of a run at its end, and its curves by epoch."""
+    ends: Record = {}
+    curves: dict[str, dict[str, list[Any]]] = {}
+    for line in finished.lines:
+        kind = line["kind"]
+        if kind == "step":
+            continue
+        curve = curves.setdefault(kind, {})
+        curve.setdefault("epoch", []).append(line["epoch"])
+        for name in line.keys() - {"kind", "step", "epoch"}:
+            ends[f"{kind}_{name}"] = line[name]
+            curve.setdefault(name, []).append(float(f"{line[name]:.5g}"))
+    return {**dict(sorted(ends.items(), reverse=True)), "curves": curves}
+
+
+def _folder(config: Any, work: Path) -> Path:
+    fields = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return work / hashlib.sha256(fields.encode()).hexdigest()[:16]
+
+
+def _weights(name: str | None, plan: Plan, work: Path) -> str | None:
+    """Returns the path of the weights that a definition names: a source's folder, or a file."""
+    if name is None:
+        return None
+    if name not in plan.sources:
+        return str((plan.data_dir or Path()) / name)
+    return str(_folder(plan.sources[name], work))

@@ -1,0 +1,138 @@
+"""The results that runs leave: one JSON line each, with its settings and where it was made."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from examples.classification.config import Config
+from examples.experiments.columns import Scale
+from examples.training.errors import UserError
+from examples.training.files import exclusive_lock
+from examples.training.settings import Settings
+
+RESULTS = Path(__file__).parent / "results"
+
+Record = dict[str, Any]
+
+
+class ResultsError(UserError):
+    """Results cannot be read or added to. The message names the file, and the line if there is one."""
+
+
+def results_path(results: Path, experiment: str, scale: Scale) -> Path:
+    """Returns the file of an experiment's results at a scale."""
+    return results / scale / f"{experiment}.jsonl"
+
+
+class Store:
+    """The results of an experiment at a scale, by the settings of their runs."""
+
+    def __init__(self, path: Path, config_type: type[Settings] = Config):
+        """Reads all lines of a file; a file that does not exist has none.
+
+        Args:
+          path: the file, as `results_path` names it.
+          config_type: the type of the runs' settings.
+
+        Raises:
+          ResultsError: a line is not the result of a run, or two lines are of the same run.
+        """
+        self.path = path
+        self._records: dict[Settings, Record] = {}
+        try:
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        except OSError as error:
+            raise ResultsError(f"{path}: the results cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                config, record = _parse(line, config_type)
+                if config in self._records:
+                    raise ValueError("an earlier line has the result of the same run")
+            except (KeyError, TypeError, ValueError) as error:
+                reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                raise ResultsError(
+                    f"{path}, line {number}: this is not the result of a run: {reason}. Delete the "
+                    "line, and the next start makes the run again"
+                ) from error
+            self._records[config] = record
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, config: Settings) -> Record | None:
+        """Returns the result of the run with exactly these settings, or None."""
+        return self._records.get(config)
+
+    def add(self, config: Settings, result: Record) -> None:
+        """Appends a result. When this returns, the whole line is on the disk.
+
+        Raises:
+          ResultsError: the line cannot be written; the lines before it are unchanged.
+        """
+        record = {"config": dataclasses.asdict(config), **result}
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+        try:
+            with self.path.open("ab", buffering=0) as stream:
+                size = stream.tell()
+                try:
+                    if stream.write(line.encode()) < len(line):
+                        raise OSError("the disk is full")
+                    os.fsync(stream.fileno())
+                except OSError:
+                    stream.truncate(size)
+                    raise
+        except OSError as error:
+            raise ResultsError(f"{self.path}: no result can be added: {error}") from error
+        self._records[config] = json.loads(line)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from making the runs of the same file of results.
+
+    Raises:
+      ResultsError: another process makes them, or the folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive_lock(path))
+        except BlockingIOError:
+            raise ResultsError(f"{path}: another process is making these runs") from None
+        except OSError as error:
+            raise ResultsError(f"{path}: no result can be kept here: {error}") from error
+        yield
+
+
+def _parse(line: bytes, config_type: type[Settings]) -> tuple[Settings, Record]:
+    if not line.endswith(b"\n"):
+        raise ValueError("it is cut short")
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise TypeError(f"it is a {type(record).__name__} and not an object")
+    # JSON has no tuples. A setting that is newer than the result has its default.
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["config"].items()
+    }
+    config = config_type(**fields)
+    if not isinstance(record["seconds"], int | float) or not 0 <= record["seconds"] < math.inf:
+        raise ValueError(f"seconds is {record['seconds']!r}")
+    for name, value in record.items():
+        if name.startswith(("train_", "test_")):
+            _check_number(name, value)
+    return config, record
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, which is not a finite number")
+    if name.endswith("accuracy") and not 0 <= value <= 100:
+        raise ValueError(f"{name} is {value!r}, which is not a percentage")
+    if value < 0 and name.endswith("loss"):
+        raise ValueError(f"{name} is {value!r}, which is negative")

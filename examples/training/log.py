@@ -1,0 +1,107 @@
+"""The log of a run: lines of JSON for programs, TensorBoard events for people."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
+
+from examples.training.errors import StoppedError
+
+Line = dict[str, Any]
+# These classes are generated on import, where no type checker sees them.
+_events, _summaries = cast(Any, event_pb2), cast(Any, summary_pb2)
+
+
+class Log(contextlib.AbstractContextManager):
+    """Writes the lines of a run to metrics.jsonl, and their numbers to TensorBoard.
+
+    metrics.jsonl holds neither times nor names of machines, so two runs of the same settings on the
+    same kind of machine write the same bytes, whether they were interrupted or not.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0, offset: int = 0, writes: bool = True):
+        """Opens the log and drops the lines that were written after a checkpoint.
+
+        Args:
+          folder: the folder of the run.
+          step: the step of the checkpoint.
+          offset: what `offset` returned at that checkpoint; 0 at the start of a run.
+          writes: False in all processes but one, which then write nothing.
+
+        Raises:
+          StoppedError: the file is shorter than it was at the checkpoint.
+          OSError: the folder cannot be written to.
+        """
+        self._file = self._events = None
+        if not writes:
+            return
+        path = folder / "metrics.jsonl"
+        self._file = path.open("a+b")
+        if path.stat().st_size < offset:
+            self._file.close()
+            raise StoppedError(
+                f"{path} is shorter than it was at step {step}. Put the whole file back, or delete "
+                "the folder of the run to start again"
+            )
+        self._file.truncate(offset)
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # SummaryWriter writes in a thread that dies when the disk is full; close() then hangs.
+        name = f"events.out.tfevents.{time.time():.0f}.{os.getpid()}"
+        self._events = RecordWriter(str(folder / "tensorboard" / name))
+        self._record(file_version="brain.Event:2")
+        # This makes TensorBoard ignore what earlier files hold from this step on.
+        start = _events.SessionLog(status=_events.SessionLog.START)
+        self._record(step=step + 1, session_log=start)
+
+    def _record(self, **fields: Any) -> None:
+        if self._events is not None:
+            event = _events.Event(wall_time=time.time(), **fields)
+            self._events.write(event.SerializeToString())
+            self._events.flush()
+
+    def write(self, line: Line, times: Mapping[str, float] | None = None) -> None:
+        """Adds a line to the file, and its numbers and the times to TensorBoard."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        values = [
+            scalar(f"{line['kind']}/{name}", value).value[0]
+            for name, value in (line | dict(times or {})).items()
+            if name not in ("kind", "step", "epoch")
+        ]
+        self._record(step=line["step"], summary=_summaries.Summary(value=values))
+
+    def offset(self) -> int:
+        """Flushes metrics.jsonl to the disk and returns its length in bytes."""
+        if self._file is None:
+            return 0
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def lines(self) -> list[Line]:
+        """Returns all lines of the file."""
+        if self._file is None:
+            return []
+        self._file.seek(0)
+        return [json.loads(line) for line in self._file]
+
+    def __exit__(self, *exception) -> None:
+        for file in (self._events, self._file):
+            if file is not None:
+                # Everything is flushed already, or the write error has been raised.
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+def non_finite(values: Mapping[str, float]) -> str | None:
+    """Returns "NAME is VALUE" for the first value that is not finite, or None."""
+    return next((f"{k} is {v}" for k, v in values.items() if not math.isfinite(v)), None)

@@ -1,0 +1,230 @@
+"""The runner: which runs it makes, in which order, and how it stops and continues."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from examples.classification.presets import PRESETS
+from examples.classification.task import Trainer
+from examples.experiments import run, tables
+from examples.experiments.columns import Column, Experiment
+from examples.experiments.outcomes import gather
+from examples.experiments.runner import Plan, make_runs, plan_runs
+from examples.experiments.store import Store
+from examples.training.errors import SettingError, StoppedError
+from examples.training.sharding import make_mesh
+
+TINY = dataclasses.replace(
+    PRESETS["digits"][1],
+    width=4,
+    epochs=2,
+    batch_size=48,
+    train_images=96,
+    evaluate_every=2,
+    norm="bn",
+)
+COLUMN = Column(
+    "toy",
+    TINY,
+    arms=("off", "conv+fc", "optax.centralize"),
+    seeds=2,
+    rates=(0.01, 0.1),
+    decays=(1e-4,),
+    validation=500,
+)
+TOY = Experiment("A toy", {"cpu": (COLUMN,)})
+SOURCE = Column("net", dataclasses.replace(TINY, classes=(0, 1, 2)), arms=("off",), seeds=1)
+TUNED = Column(
+    "tuned", dataclasses.replace(TINY, pretrained="net", head_learning_rate=0.2), seeds=1
+)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """One trainer for all tests: what they compile is shared."""
+    return Trainer(make_mesh(1))
+
+
+class Folder:
+    """A folder with results and with unfinished runs, and a way to make runs in it."""
+
+    def __init__(self, path, trainer):
+        self.results, self.work, self.trainer = path / "results", path / "work", trainer
+
+    def make(self, starts=None, **experiments):
+        """Makes the missing runs; returns what was shown on the way."""
+        shown = []
+        plan = Plan("cpu", experiments, {"classifier": self.trainer}, starts or {})
+        make_runs(
+            plan, results=self.results, work=self.work, show=lambda *values: shown.append(values)
+        )
+        return shown
+
+    def path(self, name="toy"):
+        return self.results / "cpu" / f"{name}.jsonl"
+
+    def lines(self, name="toy"):
+        return [json.loads(line) for line in self.path(name).read_text().splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path, trainer):
+    return Folder(tmp_path, trainer)
+
+
+class Recorder:
+    """A trainer that notes what it is asked for, and may stop at a run."""
+
+    config_type = Trainer.config_type
+
+    def __init__(self, trainer, stop_at=None):
+        self.trainer, self.stop_at, self.prepared = trainer, stop_at, []
+
+    def prepare(self, config, *, diagnose=False):
+        self.prepared.append(config)
+        if len(self.prepared) == self.stop_at:
+            raise StoppedError("Ctrl-C")
+        return self.trainer.prepare(config, diagnose=diagnose)
+
+
+def test_it_makes_grid_and_arms_once_and_shows_how_far_it_is(folder):
+    shown = folder.make(toy=TOY)
+    seen = folder.lines()
+    assert [line["config"]["validation"] for line in seen] == [500] * 4 + [0] * 6
+    assert [line["config"]["gc"] for line in seen[4:]] == list(COLUMN.arms) * 2
+    assert [line["config"]["seed"] for line in seen] == [1000, 1001] * 2 + [0] * 3 + [1] * 3
+    low, high = ([line["test_accuracy"] for line in seen[i : i + 2]] for i in (0, 2))
+    best = COLUMN.rates[sum(high) > sum(low)]
+    assert {line["config"]["learning_rate"] for line in seen[4:]} == {best}
+    assert shown[0] == ("toy toy off seed 1000", 0, 10)
+    assert shown[-1] == ("done", 10, 10)
+    assert not list(folder.work.iterdir()), "only results are kept"
+
+    line = seen[-1]
+    assert line["curves"]["train"]["epoch"] == [1, 2]
+    assert line["curves"]["test"]["epoch"] == [2]
+    assert line["curves"]["test"]["accuracy"][-1] == pytest.approx(line["test_accuracy"], rel=1e-4)
+    assert line["versions"]["optax"]
+    assert line["seconds"] > 0
+    assert {"commit", "devices"} <= line.keys()
+
+    outcome = gather(COLUMN, Store(folder.path()))
+    assert outcome.seeds == 2
+    table = next(tables.make_tables(TOY, "toy", "cpu", Store(folder.path())))
+    assert table.row_count == 13
+
+    assert folder.make(toy=TOY) == [("done", 10, 10)], "nothing is missing"
+    assert folder.lines() == seen
+
+
+def test_one_compiled_step_serves_all_runs_of_an_arm(folder, trainer):
+    before = len(trainer._steps)
+    folder.make(toy=TOY)
+    compiled = list(trainer._steps)
+    assert {spec.optimizer.gc for spec in compiled} == set(COLUMN.arms)
+    again = Folder(folder.results.parent / "again", trainer)
+    again.make(toy=TOY)
+    assert len(trainer._steps) == len(compiled) >= before
+
+
+def metrics(line):
+    return {k: line[k] for k in ("config", "train_loss", "test_accuracy", "curves")}
+
+
+def test_stopped_and_started_again_it_ends_with_the_same_results(folder, trainer):
+    fewer = Experiment("A toy", {"cpu": (dataclasses.replace(COLUMN, seeds=1),)})
+    folder.make(toy=fewer)
+    whole = [metrics(line) for line in folder.lines()]
+    folder.path().unlink()
+
+    stopping = Folder(folder.results.parent, Recorder(trainer, stop_at=6))
+    with pytest.raises(StoppedError):
+        stopping.make(toy=fewer)
+    assert [metrics(line) for line in folder.lines()] == whole[:5]
+    folder.make(toy=fewer)
+    assert [metrics(line) for line in folder.lines()] == whole
+
+
+def test_arms_of_a_seed_start_alike(folder):
+    one_step = dataclasses.replace(TINY, epochs=1, evaluate_every=1, train_images=48)
+    column = Column("toy", one_step, arms=("off", "conv+fc"), seeds=1)
+    folder.make(toy=Experiment("A toy", {"cpu": (column,)}))
+    losses = [line["train_loss"] for line in folder.lines()]
+    assert losses == pytest.approx([losses[0]] * 2, rel=1e-5), "that of the first step, before GC"
+    assert len({line["test_loss"] for line in folder.lines()}) == 2
+
+
+def test_a_run_that_diverges_is_a_result(folder):
+    column = dataclasses.replace(
+        COLUMN, config=dataclasses.replace(TINY, learning_rate=1e30), rates=(), seeds=1
+    )
+    folder.make(toy=Experiment("A toy", {"cpu": (column,)}))
+    assert [line["diverged"][:5] for line in folder.lines()] == ["step "] * 3
+    assert gather(column, Store(folder.path())).diverged["conv+fc"] == 1
+
+
+def test_the_nets_to_start_from_are_made_first_and_again_where_they_are_gone(folder):
+    experiments = {
+        "sources": Experiment("Nets", {"cpu": (SOURCE,)}),
+        "tuned": Experiment("Tuned", {"cpu": (TUNED,)}),
+    }
+    sources = {"net": next(SOURCE.configs(0.1, 5e-4))}
+    folder.make(sources, **experiments)
+    assert len(folder.lines("sources")) == 1
+    tuned = folder.lines("tuned")
+    assert {line["config"]["pretrained"] for line in tuned} == {"net"}, "no folder of this machine"
+    (weights,) = folder.work.iterdir()
+
+    weights.rename(folder.work.parent / "elsewhere")
+    folder.path("tuned").unlink()
+    folder.path("sources").unlink()
+    folder.make(sources, **experiments)
+    assert [metrics(line) for line in folder.lines("tuned")] == [metrics(line) for line in tuned]
+
+
+def test_a_plan_has_the_nets_that_its_runs_start_from():
+    plan = plan_runs(("table4",), "cpu", seeds=3, mesh=make_mesh(1))
+    assert list(plan.experiments) == ["sources", "table4"]
+    assert {column.seeds for column in plan.columns("table4")} == {3}
+    assert {column.config.pretrained for column in plan.columns("table4")} == plan.sources.keys()
+    assert list(plan_runs(("table1",), "cpu", mesh=make_mesh(1)).experiments) == ["table1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tabel1",), "no experiment is called 'tabel1'; there are table1,"),
+        ((), "name an experiment: table1,"),
+        (("rates", "--scale", "paper"), "rates is not in the paper"),
+        (("table1", "--seeds", "0"), "--seeds 0: it must be at least 1"),
+        (("table1", "--scale", "paper", "--allow-dirty"), "stopped: .*cifar-100-python"),
+    ],
+)
+def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.experiments.store.RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run", *arguments])
+    with pytest.raises((SystemExit, SettingError)) as error:
+        run.main()
+    text = capsys.readouterr().err + str(error.value)
+    assert re.search(message, " ".join(text.split()))
+
+
+def test_runs_of_code_that_no_commit_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.training.provenance.commit", lambda: "0123-dirty")
+    monkeypatch.setattr(sys, "argv", ["run", "table1"])
+    with pytest.raises(SystemExit, match="Commit them, or pass --allow-dirty"):
+        run.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_experiments():
+    command = [sys.executable, "-m", "examples.experiments.run", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name in ("table1", "figure5", "curvature", "rates", "images", "--scale"):
+        assert name in done.stdout
