@@ -1,4 +1,10 @@
-"""Lists every net: ``python -m examples.models``."""
+"""Lists every network: ``python -m examples.models``.
+
+FLOPs are those of the forward pass on one image. A multiplication and an addition count as two, so
+tables of multiply-accumulates (MACs) show about half. Work on padding is not counted.
+"""
+
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +17,10 @@ _SIZES = {"imagenet": (224, 1000), "cifar": (32, 100)}
 
 
 def count(name: str, stem: models.Stem) -> tuple[int, float]:
-    """Counts a net's parameters and the FLOPs of its forward pass on one image.
+    """Counts a network's parameters and the FLOPs of its forward pass on one image.
 
-    FLOPs are XLA's: a multiply-add is two, padding is free. No array is made.
+    The FLOPs are XLA's count for the whole program, before it is compiled; no array is made.
+    ``nnx.tabulate(compute_flops=True)`` would compile every layer of every network.
     """
     size, classes = _SIZES[stem]
     model = nnx.eval_shape(
@@ -31,16 +38,17 @@ def count(name: str, stem: models.Stem) -> tuple[int, float]:
 
 
 def main() -> None:
+    """Prints one line for each network and form, as soon as it is counted."""
+    print("GFLOPs: 1e9 FLOPs of the forward pass on one image; a multiply-add counts as two.")
     print(f"{'name':<17} {'stem':<9} {'image':<9} {'classes':>7} {'parameters':>12} {'GFLOPs':>7}")
     for name in models.NAMES:
         for stem in models.forms(name):
             size, classes = _SIZES[stem]
+            print(f"{name:<17} {stem:<9} {f'{size}x{size}':<9} {classes:>7} ", end="", flush=True)
             parameters, flops = count(name, stem)
-            image = f"{size}x{size}"
-            print(
-                f"{name:<17} {stem:<9} {image:<9} {classes:>7} {parameters:>12,} {flops / 1e9:>7.2f}"
-            )
+            print(f"{parameters:>12,} {flops / 1e9:>7.2f}", flush=True)
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m examples.models", description=__doc__).parse_args()
     main()

@@ -1,7 +1,10 @@
 """The quickstart as a user runs it, and what its numbers must hold."""
 
+import io
+import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import optax
 import pytest
 from rich.console import Console
 
-from examples import quickstart
+from examples.quickstart import progress, results, training
+from examples.quickstart.config import Config
 from optax_gc import centralize
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +33,11 @@ def measured():
     """Two arms without GC and one with it."""
     with pytest.MonkeyPatch.context() as patch:
         arms = {"first": optax.identity(), "second": optax.identity(), "gc": centralize()}
-        patch.setattr(quickstart, "ARMS", arms)
-        return quickstart.train(quickstart.Config(seeds=2, epochs=3), Console(quiet=True))
+        patch.setattr(training, "ARMS", arms)
+        return training.train(Config(seeds=2, epochs=3), Console(quiet=True))
 
 
-def test_the_arms_differ_in_gc_alone(measured):
+def test_the_arms_differ_only_in_gc(measured):
     """Same weights, images and batches: two arms without GC are equal to the last bit."""
     for key in ("loss", "accuracy", "drift", "removed"):
         np.testing.assert_array_equal(measured["first"][key], measured["second"][key])
@@ -50,7 +54,7 @@ def test_it_learns(measured):
         assert np.all(arm["accuracy"][:, -1] > 15)
 
 
-def test_gc_holds_every_weight_vector_on_its_hyperplane(measured):
+def test_gc_keeps_every_weight_vector_on_its_hyperplane(measured):
     """Equation 3: eᵀ(w - w⁰) = 0 with GC, and not without."""
     assert measured["gc"]["drift"].max() < 1e-5
     assert measured["first"]["drift"].min() > 1e-2
@@ -61,6 +65,17 @@ def test_gc_removes_part_of_the_gradient(measured):
     assert np.all((measured["gc"]["removed"] > 0) & (measured["gc"]["removed"] < 1))
 
 
+def test_the_images_are_those_of_the_examples_data_sets():
+    from examples.datasets import small
+
+    for split, (images, labels) in zip(("train", "test"), training.load_digits(), strict=True):
+        theirs, _ = small.mnist5k(split, None)
+        np.testing.assert_array_equal(labels, theirs.labels)
+        pooled = theirs.images.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4))
+        # Equal up to the normalization, which is one shift and one scale for all pixels.
+        assert np.corrcoef(images.ravel(), pooled.ravel())[0, 1] == pytest.approx(1, abs=1e-9)
+
+
 def arm(accuracy):
     of = defaultdict(lambda: np.ones((len(accuracy), 1)))
     return of | {"accuracy": np.array(accuracy, float)[:, None]}
@@ -68,34 +83,53 @@ def arm(accuracy):
 
 @pytest.mark.parametrize(
     ("gc", "conclusion"),
-    [([82, 83, 84], "helped"), ([78, 79, 80], "hurt"), ([81, 79, 82], "cannot tell")],
+    [([82, 83, 84], "helped"), ([78, 79, 80], "hurt"), ([81, 79, 82], "show no difference")],
 )
 def test_the_conclusion_follows_the_interval(gc, conclusion):
     measured = {"none": arm([80, 81, 82]), "gc": arm(gc), "wrong": arm([80, 81, 82])}
-    assert conclusion in quickstart.conclude(measured)
+    assert conclusion in results.conclude(measured)
 
 
 def test_the_interval_is_students():
     # Mean 2, standard deviation 1, t(0.975; 2) = 4.3027.
-    assert quickstart.interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(
-        4.3027 / 3**0.5, rel=1e-4
-    )
+    half = results.interval(np.array([1.0, 2.0, 3.0]))
+    assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    assert results.interval(np.zeros(3)) == 0
 
 
-def test_the_whole_program(tmp_path):
-    done = run("--seeds", 2, "--epochs", 2, "--out", tmp_path / "curves.png", cwd=tmp_path)
+def test_without_a_terminal_a_line_appears_now_and_then(monkeypatch):
+    clock = iter([100.0, 102.0, 102.9, 103.0, 104.0, 113.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    with progress.Report(Console(file=out, width=100), total=5) as report:
+        for number in range(5):
+            report.describe(f"piece {number}")
+            report.advance()
+    # An estimate after three seconds, nothing one second later, and nothing once all is done.
+    assert out.getvalue().splitlines() == ["60% done, about 2 s left; piece 2"]
+
+
+def test_the_quick_mode_is_the_whole_program(tmp_path):
+    done = run("--quick", "--out", tmp_path / "curves.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in (
-        "without GC",
-        "with GC",
-        "optax.centralize",
-        "test accuracy",
-        "drift",
-        "step time",
-    ):
+    words = ("without GC", "with GC", "optax.centralize", "test accuracy", "drift", "step time")
+    for word in (*words, "3 seeds, 3 arms, 6 epochs", "This was the quick mode"):
         assert word in done.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_help_loads_no_heavy_library():
+    """Loading JAX, Flax or Matplotlib takes seconds of CPU time."""
+    code = (
+        "import sys, examples.quickstart.__main__; "
+        "print(sorted({'jax', 'flax', 'matplotlib', 'scipy', 'mlxtend'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -103,23 +137,26 @@ def test_the_whole_program(tmp_path):
     [
         ({"seeds": 1}, "--seeds 1: an interval needs at least 2 seeds"),
         ({"epochs": 0}, "--epochs 0: at least 1 is needed"),
+        ({"quick": True, "seeds": 5}, "--quick sets --seeds to 3: leave out one of the two"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0: a positive number is needed"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: a positive number is needed"),
-        ({"train_images": 10}, "--train-images 10: give 50 to 3000"),
+        ({"train_images": 10}, "--train-images 10: choose 50 to 3000"),
         ({"out": Path("curves.gif")}, "the name must end in .png, .pdf or .svg"),
         ({"out": Path("nowhere/curves.png")}, "no file can be written there"),
     ],
 )
-def test_a_flag_that_makes_no_sense(flags, message):
+def test_a_flag_that_makes_no_sense_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        quickstart.Config(**flags)
+        Config(**flags)
 
 
 def test_a_wrong_flag_is_refused_before_any_work(tmp_path):
+    begin = time.perf_counter()
     done = run("--seeds", 1, cwd=tmp_path)
     assert done.returncode == 2
     assert "an interval needs at least 2 seeds" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert time.perf_counter() - begin < 10
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

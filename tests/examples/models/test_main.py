@@ -7,7 +7,8 @@ from examples.models import __main__ as program
 def test_every_form_has_a_line(capsys, monkeypatch):
     monkeypatch.setattr(program, "count", lambda name, stem: (1_234_567, 8.5e9))
     program.main()
-    header, *lines = capsys.readouterr().out.splitlines()
+    explanation, header, *lines = capsys.readouterr().out.splitlines()
+    assert "a multiply-add counts as two" in explanation
     assert header.split() == ["name", "stem", "image", "classes", "parameters", "GFLOPs"]
     forms = [(name, stem) for name in models.NAMES for stem in models.forms(name)]
     assert [tuple(line.split()[:2]) for line in lines] == forms
