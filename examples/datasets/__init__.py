@@ -1,16 +1,19 @@
-"""The paper's data sets and some small real ones, read where they lie on disk.
+"""The paper's data sets and some small real ones, read from the disk.
 
-Nothing here downloads: the error for a missing file names what was expected and where it comes
-from. `load` gives a split, `transforms.recipe` its augmentation, `pipeline` the batches.
+Nothing is downloaded. The error for a missing file names what was expected and where it comes from.
+`load` returns a split, `transforms.recipe` its augmentation, and `pipeline` makes the batches.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from examples.datasets import cifar, fine_grained, imagenet, small
-from examples.datasets.records import Dataset, DatasetError, Source
+from examples.datasets.files import ImageFiles
+from examples.datasets.types import Dataset, DatasetError, Source
 from examples.training.errors import SettingError
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "load"]
@@ -45,25 +48,26 @@ def load(
     seed: int = 0,
     partial: bool = False,
 ) -> Dataset:
-    """Finds one split of a data set and checks its files.
+    """Finds one split of a data set, and checks its files and its labels.
 
     Args:
       name: one of `NAMES`.
       split: "train", "validation" or "test". The test set is the one that the paper reports on:
-        ImageNet's published validation images, the published test images of all others.
+        the published validation images of ImageNet, and the published test images of all others.
       data_dir: the folder that holds the data set, or the folder that holds that folder. None for
-        digits and mnist5k, which packages bring, and for Fashion-MNIST where Debian puts it.
-      validation: how many training images to hold out for choosing hyperparameters. They are drawn
-        once and for all, a like share of each class; "train" has the others, "validation" these.
-      limit: keep this many images, drawn by `seed`.
-      classes: keep these classes alone; their labels become 0, 1, ... in this order.
-      seed: of `limit`'s draw, nothing else.
-      partial: take a data set that is smaller than the published one. By default that is an error,
-        since a list or an archive cut short can look just so.
+        digits and mnist5k, which packages contain, and for Fashion-MNIST from Debian's package.
+      validation: the number of training images to hold out for choosing hyperparameters. They are
+        always the same, with an equal share of each class. The split "validation" has these
+        images, and "train" has the others.
+      limit: keep only this many images.
+      classes: keep only these classes. Their labels become 0, 1, ... in this order.
+      seed: the seed that chooses the images for `limit`.
+      partial: accept a data set that is smaller than the published one. By default that is an
+        error, since a list or an archive that is cut short can look like that.
 
     Raises:
-      DatasetError: a missing, truncated or foreign file.
-      ValueError: a name, split or number that cannot be.
+      DatasetError: a file is missing, broken or of another kind.
+      SettingError: a name, a split or a number is not possible.
     """
     if name not in NAMES:
         raise SettingError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
@@ -78,7 +82,9 @@ def load(
         source = _hold_out(source, validation, split)
     if limit is not None:
         if not 1 <= limit <= len(source):
-            raise SettingError(f"limit {limit}: {name} {split} has {len(source)} images")
+            raise SettingError(
+                f"--train-images {limit}: {name} has {len(source)} images in the split {split}"
+            )
         drawn = np.random.default_rng(seed).permutation(len(source))[:limit]
         source = source.take(drawn, source.labels[drawn])
     return Dataset(name, split, class_names, source)
@@ -89,23 +95,55 @@ def _read(
 ) -> tuple[Source, tuple[str, ...]]:
     read, (train, test, classes) = _SETS[name]
     source, class_names = read(split, None if data_dir is None else Path(data_dir))
+    source = _check_labels(source, class_names, f"{data_dir}: {name} ({split})")
     found = (len(source), len(class_names))
     expected = (train if split == "train" else test, classes)
-    # Whatever reads without an error may still be a part of it.
+    # A part of a data set can be read without an error.
     if found != expected and not partial:
         raise DatasetError(
-            f"{data_dir}: expected {expected[0]} {split} images of {expected[1]} classes, the whole "
-            f"of {name}; found {found[0]} of {found[1]} (partial=True or --partial takes a part of it)"
+            f"{data_dir}: expected all of {name}, {expected[0]} {split} images of {expected[1]} classes; "
+            f"found {found[0]} of {found[1]} (partial=True or --partial accepts a part of it)"
         )
     return source, class_names
+
+
+def _check_labels(source: Source, class_names: tuple[str, ...], where: str) -> Source:
+    """Checks what no data set may have, whatever its format, and makes the labels int32.
+
+    Raises:
+      DatasetError: a label is not one of the classes, two classes have one name, or the labels and
+        the images differ in number.
+    """
+    if not class_names:
+        raise DatasetError(f"{where}: expected the names of its classes, found none")
+    labels = np.asarray(source.labels)
+    if labels.shape != (len(source),) or (labels.size and labels.dtype.kind not in "iu"):
+        raise DatasetError(
+            f"{where}: expected a whole number as the label of each of {len(source)} images, "
+            f"found {labels.dtype} of shape {labels.shape}"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if wrong.size:
+        index = int(wrong[0])
+        name = source.names[index] if isinstance(source, ImageFiles) else f"number {index}"
+        raise DatasetError(
+            f"{where}: expected class numbers from 0 to {len(class_names) - 1}, counted from 0, found "
+            f"{int(labels[index])} for the image {name}"
+        )
+    twice = {name for name in class_names if class_names.count(name) > 1}
+    if twice:
+        raise DatasetError(
+            f"{where}: expected different class names, found twice: {', '.join(sorted(twice))}"
+        )
+    return dataclasses.replace(cast(Any, source), labels=labels.astype(np.int32))
 
 
 def _keep_classes(source, class_names, classes) -> tuple[Source, tuple[str, ...]]:
     known = set(range(len(class_names)))
     if not classes or len(set(classes)) != len(classes) or not known.issuperset(classes):
         raise SettingError(
-            f"classes {tuple(classes)}: give labels from 0 to {len(class_names) - 1}, "
-            "each once and at least one"
+            f"--classes {tuple(classes)}: pass at least one label from 0 to {len(class_names) - 1}, "
+            "and each only once"
         )
     new_label = np.full(len(class_names), -1, np.int32)
     new_label[list(classes)] = np.arange(len(classes))
@@ -115,14 +153,14 @@ def _keep_classes(source, class_names, classes) -> tuple[Source, tuple[str, ...]
 
 
 def _hold_out(source: Source, size: int, split: str) -> Source:
-    """Splits the training images in two that hold each class in like shares."""
+    """Returns one of two parts of the training images, which have equal shares of each class."""
     if not 0 < size < len(source):
-        raise SettingError(f"validation {size}: there are {len(source)} training images")
+        raise SettingError(f"--validation {size}: there are {len(source)} training images")
     rank = np.empty(len(source))
     rng = np.random.default_rng(0)
     for label in np.unique(source.labels):
         members = np.flatnonzero(source.labels == label)
-        # Places from 0 to 1 in a drawn order: the `size` lowest take every class in turn.
+        # Each class has ranks from 0 to 1 in random order, so the lowest have an equal share of each.
         rank[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
     order = np.argsort(rank, kind="stable")
     kept = np.sort(order[:size] if split == "validation" else order[size:])

@@ -1,28 +1,57 @@
-"""Files as the data sets' authors wrote them: images, lists and MATLAB files, read or refused."""
+"""Files as the authors of the data sets wrote them: images, lists and MATLAB files, read or refused.
+
+Every error names the file, the line or entry if there is one, what was found and what was expected.
+"""
 
 import contextlib
 import dataclasses
 import os
+import pickle
+import stat
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
-from examples.datasets.records import DatasetError, Example
+from examples.datasets.types import DatasetError, Example
+
+# The modes of Pillow that hold 8 bits a channel or less. Converted to RGB, the others are clipped:
+# an image of 16 bits comes out white.
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# What the readers of lists, pickles, MATLAB files and images raise on broken files.
+_BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    scipy.io.matlab.MatReadError,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Image files of any size, read and decoded to RGB one by one.
+    """Image files of any size, which are read and decoded to RGB one by one.
 
     Attributes:
       root: the folder that `names` start from.
       names: N paths relative to `root`.
       labels: int32 (N,).
-      cut_bottom: rows to leave out at the bottom of each image.
+      cut_bottom: the number of rows to remove at the bottom of each image.
     """
 
     root: str
@@ -32,44 +61,71 @@ class ImageFiles:
 
     @property
     def image_shape(self) -> None:
+        """None, because the sizes vary."""
         return None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
-        image = decode(os.path.join(self.root, self.names[index]))
+        path = os.path.join(self.root, self.names[index])
+        image = decode(path)
+        if len(image) <= self.cut_bottom:
+            raise DatasetError(
+                f"{path}: the image has {len(image)} rows, and the last {self.cut_bottom} of every "
+                "image of this data set are a banner; replace the file"
+            )
         image = image[: len(image) - self.cut_bottom]
         return {"image": image, "label": int(self.labels[index])}
 
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "ImageFiles":
+        """Returns the images at `indices`, in that order, with new labels."""
         names = [self.names[index] for index in indices]
         return dataclasses.replace(self, names=names, labels=labels)
 
 
 @contextlib.contextmanager
 def expect(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turns whatever a reader raises on a missing or broken file into one clear error."""
+    """Turns the errors of readers on a missing or broken file into one clear DatasetError.
+
+    Args:
+      path: the file that is read.
+      what: what the file should hold.
+    """
     try:
         yield
+    except DatasetError:
+        raise
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; expected {what}") from error
-    # The readers of pickles, MATLAB files and images raise nearly anything on broken ones.
-    except Exception as error:
-        raise DatasetError(
-            f"{path}: expected {what}, whole, but reading it failed: {error!r}"
-        ) from error
+    except _BROKEN as error:
+        reason = _shorten(error)
+        raise DatasetError(f"{path}: expected {what}, but reading it failed: {reason}") from error
 
 
-def locate(data_dir: Path | None, folder: str, origin: str) -> Path:
-    """Gives `data_dir/folder` if there is one, else `data_dir`.
+def _shorten(error: BaseException) -> str:
+    # The text of a UnicodeDecodeError is short, but its repr holds the whole file.
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"{text} is missing"
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def find_folder(data_dir: Path | None, folder: str, origin: str) -> Path:
+    """Returns `data_dir/folder` if it exists, or else `data_dir`.
+
+    Args:
+      data_dir: the folder that the user named.
+      folder: the name of the folder that the authors' archive unpacks to.
+      origin: the name and the address of the data set, for the error.
 
     Raises:
-      DatasetError: no data_dir, or one that is no folder.
+      DatasetError: `data_dir` is None or is not a folder.
     """
     if data_dir is None:
         raise DatasetError(
-            f"give data_dir (--data-dir), the folder that holds {folder}/ ({origin})"
+            f"pass data_dir (--data-dir), the folder that holds {folder}/. The data set is {origin}; "
+            "download it there and unpack it"
         )
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; expected {folder}/ in it ({origin})")
@@ -80,27 +136,39 @@ def decode(path: str) -> np.ndarray:
     """Reads an image file as uint8 (height, width, 3).
 
     Raises:
-      DatasetError: no file, or one that Pillow cannot decode to its end.
+      DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, or
+        holds more than 8 bits a channel.
     """
-    with expect(path, "an image"), Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    with expect(path, "an image"):
+        # Opening a pipe would wait for a writer for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DatasetError(f"{path}: expected an image, found something that is not a file")
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BIT_MODES:
+                raise DatasetError(
+                    f"{path}: the image has the mode {image.mode}, which holds more than 8 bits a "
+                    "channel; convert it to 8 bits first"
+                )
+            return np.asarray(image.convert("RGB"))
 
 
 def check_images(root: Path, names: Iterable[str]) -> None:
-    """Looks at the first and the last bytes of each file.
+    """Looks at the first and the last bytes of each file, and decodes those that look unusual.
 
     Raises:
-      DatasetError: a file is missing, cut short or no image.
+      DatasetError: a file is missing, is cut short or is not an image.
     """
     for name in names:
         path = os.path.join(root, name)
-        # Some good files have bytes after their end. Decoding is slow and has the last word.
+        # Some good files have bytes after their end, so only decoding tells. It is slow.
         if not _looks_whole(path):
             decode(path)
 
 
 def _looks_whole(path: str) -> bool:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
         with open(path, "rb") as file:
             start = file.read(4)
             file.seek(-4, os.SEEK_END)
@@ -112,11 +180,51 @@ def _looks_whole(path: str) -> bool:
     return jpeg or png
 
 
-def read_pairs(path: Path, what: str) -> dict[str, str]:
-    """Reads lines of a key and a value, parted by the first space."""
+def check_names(listed: Path, names: Sequence[str]) -> None:
+    """Checks the file names of a list.
+
+    Raises:
+      DatasetError: a name is listed twice, is absolute or leaves the folder of the images.
+    """
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        path = PurePath(name)
+        if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
+            raise DatasetError(
+                f"{listed}, entry {number}: expected a path inside the folder of the images, found "
+                f"{name[:80]!r}"
+            )
+        if name in seen:
+            raise DatasetError(
+                f"{listed}, entry {number}: expected each image once, found {name[:80]!r}, which is "
+                f"entry {seen[name]} too"
+            )
+        seen[name] = number
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Reads the lines of a text file in UTF-8."""
     with expect(path, what):
-        pairs = [line.split(" ", 1) for line in path.read_text("utf-8").splitlines()]
-        return {key: value.strip() for key, value in pairs}
+        return path.read_text("utf-8").splitlines()
+
+
+def read_pairs(path: Path, what: str) -> dict[str, str]:
+    """Reads lines that each hold a key, a space and a value.
+
+    Raises:
+      DatasetError: a line has no value, or a key is there twice.
+    """
+    pairs: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path, what), 1):
+        key, space, value = line.partition(" ")
+        if not space or not value.strip():
+            raise DatasetError(f"{path}, line {number}: expected {what}, found {line[:80]!r}")
+        if key in pairs:
+            raise DatasetError(
+                f"{path}, line {number}: expected each name once, found {key[:80]!r} again"
+            )
+        pairs[key] = value.strip()
+    return pairs
 
 
 def read_mat(path: Path, variable: str, what: str) -> Any:
@@ -125,21 +233,43 @@ def read_mat(path: Path, variable: str, what: str) -> Any:
         return np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)[variable])
 
 
-def image_folders(folder: Path) -> dict[str, list[str]]:
-    """Lists folders of images: the sorted names in each, by the folder's sorted name.
+def whole_numbers(path: Path, numbers: Iterable[Any]) -> list[int]:
+    """Returns the numbers of a list as integers.
 
     Raises:
-      DatasetError: no folder, or none in it.
+      DatasetError: one of them is not a whole number.
+    """
+    whole = []
+    for position, number in enumerate(numbers, 1):
+        try:
+            value = int(number)
+            exact = value == (number if not isinstance(number, str) else int(number))
+        except (TypeError, ValueError, OverflowError):
+            exact = False
+            value = 0
+        if not exact:
+            raise DatasetError(
+                f"{path}, entry {position}: expected the whole number of a class, found {str(number)[:80]!r}"
+            )
+        whole.append(value)
+    return whole
+
+
+def list_image_folders(folder: Path) -> dict[str, list[str]]:
+    """Returns the sorted names of the images in each subfolder, by the subfolder's sorted name.
+
+    Raises:
+      DatasetError: there is no such folder, or no subfolder.
     """
     with expect(folder, "a folder with a folder of images for each class"):
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        found = {name: image_names(folder / name) for name in classes}
+        found = {name: list_images(folder / name) for name in classes}
     if not found:
         raise DatasetError(f"{folder}: expected a folder of images for each class, found none")
     return found
 
 
-def image_names(folder: Path) -> list[str]:
-    """Lists a folder's image files, sorted."""
+def list_images(folder: Path) -> list[str]:
+    """Returns the sorted names of a folder's image files."""
     ends = (".jpeg", ".jpg", ".png")
     return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(ends))

@@ -1,13 +1,14 @@
-"""ImageNet (ILSVRC 2012) and Mini-ImageNet, folders of JPEG files. Classes are sorted WordNet ids.
+"""ImageNet (ILSVRC 2012) and Mini-ImageNet: folders of JPEG files. Classes are sorted WordNet ids.
 
-ImageNet, from www.image-net.org: train/<wnid>/*.JPEG, and val/ in the same folders or flat, as the
-archive unpacks; flat, it needs ILSVRC2012_devkit_t12/ beside it. Its "test" split is val/: the
-labels of ImageNet's own test images are not public.
+ImageNet, from www.image-net.org, has train/<wnid>/*.JPEG, and val/ either in the same folders or
+flat, as its archive unpacks. A flat val/ needs ILSVRC2012_devkit_t12/ beside it. The "test" split is
+val/, because the labels of ImageNet's own test images are not public.
 
-Mini-ImageNet: miniimagenet/{train,test}/<wnid>/*, 500 + 100 images a class, the split that the
-paper uses. Where those folders are missing, the files of Ravi and Larochelle
-(github.com/twitter-research/meta-learning-lstm): {train,val,test}.csv over images/. Their classes
-are disjoint, so the three are joined and each class is split: its first 5 of 6 images train.
+Mini-ImageNet is read from miniimagenet/{train,test}/<wnid>/*, with 500 + 100 images a class: the
+split that the paper uses. Without these folders it is read from the files of Ravi and Larochelle
+(github.com/twitter-research/meta-learning-lstm), {train,val,test}.csv and images/. The classes of
+those three parts differ, so they are joined, and the first 5 of 6 images of each class are for
+training.
 """
 
 import csv
@@ -18,32 +19,35 @@ import numpy as np
 from examples.datasets.files import (
     ImageFiles,
     check_images,
+    check_names,
     expect,
-    image_folders,
-    image_names,
-    locate,
+    find_folder,
+    list_image_folders,
+    list_images,
+    read_lines,
     read_mat,
+    whole_numbers,
 )
-from examples.datasets.records import DatasetError
+from examples.datasets.types import DatasetError
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 
 
 def imagenet(split: str, data_dir: Path | None) -> tuple[ImageFiles, tuple[str, ...]]:
-    """Lists one split. Of each class the first file is looked at; all are when they are decoded."""
-    folder = locate(data_dir, "imagenet", "ILSVRC 2012, www.image-net.org")
+    """Lists one split, and looks at the first file of each class. The others are checked when decoded."""
+    folder = find_folder(data_dir, "imagenet", "ILSVRC 2012, www.image-net.org")
     if split == "train":
         return _from_folders(folder / "train")
     val = folder / "val"
     with expect(val, "ImageNet's validation images"):
-        flat = image_names(val)
+        flat = list_images(val)
     source, classes = _from_flat(folder, flat) if flat else _from_folders(val)
     _same_classes(folder / "train", val, classes)
     return source, classes
 
 
 def _from_folders(folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
-    found = image_folders(folder)
+    found = list_image_folders(folder)
     for wnid, names in found.items():
         if not names:
             raise DatasetError(f"{folder / wnid}: expected image files, found none")
@@ -56,25 +60,27 @@ def _from_folders(folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
 def _from_flat(folder: Path, names: list[str]) -> tuple[ImageFiles, tuple[str, ...]]:
     meta = folder / _DEVKIT / "meta.mat"
     truth = folder / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
-    what = "ImageNet's development kit (task 1 and 2), for val/ is not in folders by class"
+    what = "ImageNet's development kit (tasks 1 and 2), which a val/ without folders by class needs"
     synsets = read_mat(meta, "synsets", what)
-    with expect(truth, what):
-        ids = np.array(truth.read_text().split(), np.int32)
-        if len(ids) != len(names):
-            raise ValueError(f"{len(ids)} lines for {len(names)} images in {folder / 'val'}")
+    ids = np.array(whole_numbers(truth, read_lines(truth, what)))
+    if len(ids) != len(names):
+        raise DatasetError(
+            f"{truth}: expected a line for each of the {len(names)} images in {folder / 'val'}, found "
+            f"{len(ids)}"
+        )
     with expect(meta, what):
-        # The kit numbers the classes from 1 in an order of its own, inner nodes after them.
+        # The kit numbers the classes from 1 in its own order, and the inner nodes after them.
         wnids = dict(zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True))
         leaves = sorted(wnids[number] for number in np.unique(ids))
         label = {number: leaves.index(wnids[number]) for number in np.unique(ids)}
-    labels = np.array([label[number] for number in ids], np.int32)
+    labels = np.array([label[number] for number in ids])
     _, firsts = np.unique(labels, return_index=True)
     check_images(folder / "val", [names[first] for first in firsts])
     return ImageFiles(str(folder / "val"), names, labels), tuple(leaves)
 
 
 def _same_classes(train: Path, other: Path, classes: tuple[str, ...]) -> None:
-    # A class missing on one side would shift the labels of all after it.
+    # A class that one side lacks would shift the labels of all classes after it.
     if train.is_dir():
         ours = {path.name for path in train.iterdir() if path.is_dir()}
         if odd := sorted(ours.symmetric_difference(classes)):
@@ -84,8 +90,8 @@ def _same_classes(train: Path, other: Path, classes: tuple[str, ...]) -> None:
 
 
 def mini_imagenet(split: str, data_dir: Path | None) -> tuple[ImageFiles, tuple[str, ...]]:
-    """Lists one split, from folders or from the CSV files, and looks at each file."""
-    folder = locate(
+    """Lists one split, from its folders or from the CSV files, and looks at each file."""
+    folder = find_folder(
         data_dir,
         "miniimagenet",
         "{train,test}/<wnid>/, or {train,val,test}.csv and images/ of "
@@ -107,11 +113,14 @@ def _from_csv(split: str, folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
         with expect(path, "Mini-ImageNet's list filename,label, or a folder train/"):
             for row in csv.DictReader(path.read_text("utf-8").splitlines(), strict=True):
                 members.setdefault(row["label"], []).append(row["filename"])
+    check_names(
+        folder / "{train,val,test}.csv", [name for each in members.values() for name in each]
+    )
     names, labels = [], []
     for label, wnid in enumerate(sorted(members)):
         cut = len(members[wnid]) * 5 // 6
         mine = members[wnid][:cut] if split == "train" else members[wnid][cut:]
         names += mine
         labels += [label] * len(mine)
-    source = ImageFiles(str(folder / "images"), names, np.array(labels, np.int32))
+    source = ImageFiles(str(folder / "images"), names, np.array(labels))
     return source, tuple(sorted(members))

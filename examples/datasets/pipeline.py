@@ -6,8 +6,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from examples.datasets.records import Dataset, Example
 from examples.datasets.transforms import Transform
+from examples.datasets.types import Dataset, Example
 from examples.training.stream import Stream, split_into_batches
 
 

@@ -1,10 +1,10 @@
-"""Images on their way to the net: pure functions of (image, rng), and the paper's recipes.
+"""Image transforms, as pure functions of (image, rng), and the paper's recipes made of them.
 
-An image is (height, width, channels), uint8 from 0 to 255 until `normalize` makes it float32.
-`rng` is a NumPy generator that belongs to this one image in this one epoch (Grain derives it from
-the seed and the image's place in the stream), so the same seed gives the same images on any number
-of workers. NumPy and Pillow, not JAX: these functions run in data workers, which must not start a
-second JAX. Functions that draw nothing ignore `rng`; test transforms are called with None.
+An image is (height, width, channels) and uint8 from 0 to 255, until `normalize` makes it float32.
+`rng` is a NumPy generator for this one image in this one epoch. Grain derives it from the seed and
+the image's place in the stream, so the same seed gives the same images with any number of workers.
+Functions without randomness ignore `rng`, and test transforms are called with None. The functions
+use NumPy and Pillow, because they run in data workers, which must not start JAX a second time.
 """
 
 import dataclasses
@@ -15,13 +15,20 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from examples.datasets.types import DatasetError
+from examples.training.errors import SettingError
+
+# An image that is longer than this times its shorter side is not a photograph, and resizing it by
+# its shorter side would make an image of gigabytes.
+_LONGEST = 100
+
 Rng = np.random.Generator | None
 Transform = Callable[[np.ndarray, Rng], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Compose:
-    """Transforms one after the other; a class, so that it travels to data workers."""
+    """Transforms that run one after the other. It is a class so that it can be sent to data workers."""
 
     steps: tuple[Transform, ...]
 
@@ -32,25 +39,26 @@ class Compose:
 
 
 def compose(*steps: Transform) -> Compose:
+    """Returns the transform that runs these one after the other."""
     return Compose(steps)
 
 
 def normalize(
     image: np.ndarray, rng: Rng, *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> np.ndarray:
-    """Scales 0 to 255 to 0 to 1, then to (x - mean) / std by channel, float32."""
+    """Scales 0 to 255 to 0 to 1, and then to (x - mean) / std in each channel, as float32."""
     del rng
     scaled = image.astype(np.float32) / np.float32(255)
     return (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def flip(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Mirrors left and right in one case of two."""
+    """Swaps left and right with probability 1/2."""
     return image[:, ::-1] if _drawn(rng).random() < 0.5 else image
 
 
 def pad(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
-    """Sets an image in a black frame of `padding` pixels."""
+    """Adds `padding` black pixels on every side."""
     del rng
     height, width, channels = image.shape
     padded = np.zeros((height + 2 * padding, width + 2 * padding, channels), image.dtype)
@@ -59,7 +67,7 @@ def pad(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
 
 
 def pad_crop(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
-    """Shifts by up to `padding` pixels either way, black where nothing was."""
+    """Shifts an image by up to `padding` pixels in each direction. New pixels are black."""
     height, width, _ = image.shape
     padded = pad(image, None, padding=padding)
     top, left = _drawn(rng).integers(2 * padding + 1, size=2)
@@ -67,29 +75,46 @@ def pad_crop(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
 
 
 def mean_pool(image: np.ndarray, rng: Rng, *, factor: int = 2) -> np.ndarray:
-    """Averages blocks of factor x factor pixels; float32, still 0 to 255."""
+    """Averages squares of factor x factor pixels. The result is float32, still from 0 to 255.
+
+    Raises:
+      SettingError: `factor` does not divide the image's sides.
+    """
     del rng
     height, width, channels = image.shape
+    if height % factor or width % factor:
+        raise SettingError(
+            f"--pool {factor}: it must divide the image's sides, which are {height} x {width}"
+        )
     blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
     return blocks.mean((1, 3), dtype=np.float32)
 
 
 def resize(image: np.ndarray, rng: Rng, *, height: int, width: int) -> np.ndarray:
-    """Resizes an RGB image, bilinear; when it shrinks, each pixel is a mean over what it covers."""
+    """Resizes an RGB image bilinearly. A pixel of a smaller image is a mean over what it covers."""
     del rng
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
 
 def resize_shorter(image: np.ndarray, rng: Rng, *, size: int) -> np.ndarray:
-    """Resizes an RGB image so that its shorter side has `size` pixels, keeping its proportions."""
+    """Resizes an RGB image so that its shorter side has `size` pixels, and keeps its proportions.
+
+    Raises:
+      DatasetError: the image is so long and thin that the result would take gigabytes.
+    """
     height, width, _ = image.shape
     shorter = min(height, width)
+    if max(height, width) > _LONGEST * shorter:
+        raise DatasetError(
+            f"an image of {height} x {width} pixels is more than {_LONGEST} times as long as wide; "
+            "remove it from the data set"
+        )
     return resize(image, rng, height=size * height // shorter, width=size * width // shorter)
 
 
 def center_crop(image: np.ndarray, rng: Rng, *, size: int) -> np.ndarray:
-    """Cuts the middle size x size pixels out of an image that has them."""
+    """Returns the middle size x size pixels of an image that is at least as large."""
     del rng
     height, width, _ = image.shape
     if min(height, width) < size:
@@ -111,9 +136,9 @@ def random_resized_crop(
     Args:
       image: uint8 (H, W, 3).
       rng: the generator.
-      size: of the result.
-      scale: the least and the largest share of the image's area, drawn evenly.
-      ratio: the least and the largest width over height, drawn evenly in its logarithm.
+      size: the side of the result.
+      scale: the smallest and the largest share of the image's area; the share is uniform.
+      ratio: the smallest and the largest width over height; its logarithm is uniform.
     """
     height, width, _ = image.shape
     top, left, h, w = random_rectangle(height, width, _drawn(rng), scale, ratio)
@@ -130,7 +155,7 @@ def random_rectangle(
 ) -> tuple[int, int, int, int]:
     """Draws (top, left, height, width) inside an image, as torchvision's RandomResizedCrop does.
 
-    After ten draws that do not fit, it is the middle of the image, as large as `ratio` lets it be.
+    After ten draws that do not fit, it is the largest rectangle in the middle that `ratio` allows.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -146,7 +171,7 @@ def random_rectangle(
 
 def _drawn(rng: Rng) -> np.random.Generator:
     if rng is None:
-        raise TypeError("a random transform was given no generator: is it used for evaluation?")
+        raise TypeError("a random transform needs a generator: is it used for evaluation?")
     return rng
 
 
@@ -173,7 +198,7 @@ def _imagenet() -> tuple[Transform, Transform]:
 
 
 def _fine_grained() -> tuple[Transform, Transform]:
-    # To a square, as the paper says; its released code keeps proportions instead.
+    # Images become squares, as the paper says. Its released code keeps their proportions instead.
     middle = compose(
         functools.partial(resize, height=512, width=512),
         functools.partial(center_crop, size=448),
@@ -188,12 +213,13 @@ def _plain(mean: float, std: float) -> tuple[Transform, Transform]:
 _RECIPES = {
     "cifar100": _cifar(),
     "imagenet": _imagenet(),
-    "mini_imagenet": _imagenet(),  # 84 x 84, enlarged: "other settings are those of ImageNet"
+    "mini_imagenet": _imagenet(),  # 84 x 84, enlarged, since its other settings are those of ImageNet
     "aircraft": _fine_grained(),
     "cars": _fine_grained(),
     "dogs": _fine_grained(),
     "cub": _fine_grained(),
-    # Not in the paper: no augmentation, mean and standard deviation of the training images.
+    # These are not in the paper. They have no augmentation, and are normalized by the mean and the
+    # standard deviation of their training images.
     "digits": _plain(0.305, 0.376),
     "mnist5k": _plain(0.131, 0.308),
     "fashion_mnist": _plain(0.286, 0.353),
@@ -201,7 +227,7 @@ _RECIPES = {
 
 
 def recipe(name: str) -> tuple[Transform, Transform]:
-    """Gives the transforms of a data set's training and test images in the paper's runs.
+    """Returns the transforms of a data set's training images and test images in the paper's runs.
 
     Args:
       name: one of `datasets.NAMES`.

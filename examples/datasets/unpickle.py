@@ -1,7 +1,7 @@
-"""Reads pickles that hold NumPy arrays and plain containers, and refuses all others.
+"""Reads pickles that hold only NumPy arrays and plain containers, and refuses all others.
 
-A pickle may name any function of any module and have it called. Here four names are answered, those
-that a pickled array consists of, and by functions of ours: nothing is imported.
+A pickle can name any function of any module and have it called. Here only the four names that a
+pickled array needs are known. They stand for functions given here, and nothing is imported.
 """
 
 import pickle
@@ -14,11 +14,11 @@ from examples.datasets.files import expect
 
 
 def _dtype(name: str, align: int = False, copy: int = False) -> np.dtype:
-    # Python 2 wrote 0 and 1 for these flags, which NumPy no longer takes for booleans.
+    # Python 2 wrote these flags as 0 and 1, which NumPy no longer accepts.
     return np.dtype(name, bool(align), bool(copy))
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # NumPy's own, wherever this version keeps it
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # NumPy's own function, wherever this version keeps it
 
 _ADMITTED = {
     ("numpy", "ndarray"): np.ndarray,
@@ -36,14 +36,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_arrays(path: Path, what: str) -> Any:
-    """Reads a pickle of arrays, containers, strings and numbers; Python 2's strings as Latin-1.
+    """Reads a pickle of arrays, containers, strings and numbers. Strings of Python 2 are Latin-1.
+
+    Args:
+      path: the file.
+      what: what the file should hold, for the error.
 
     Raises:
-      DatasetError: no file, no pickle, one cut short, or one that names anything else. `what` says
-        what was expected.
+      DatasetError: the file is missing, is not a pickle, is cut short or names anything else.
     """
     with (
-        expect(path, f"{what}, a pickle of arrays and plain containers alone"),
+        expect(path, f"{what}, a pickle of only arrays and plain containers"),
         path.open("rb") as f,
     ):
         return _Unpickler(f, encoding="latin1").load()

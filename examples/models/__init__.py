@@ -1,4 +1,4 @@
-"""The nets of the paper in Flax NNX, equal to PyTorch's for the same weights."""
+"""The nets of the paper in Flax NNX. With the same weights they equal PyTorch's."""
 
 import difflib
 import functools
@@ -15,7 +15,7 @@ from examples.models.vgg import VGG11
 
 Stem = Literal["imagenet", "cifar"]
 
-# name: (constructor, default width). Those of CIFAR alone have no ImageNet form.
+# The constructor and the default width of each net.
 _NETS: dict[str, tuple[Callable[..., Any], int]] = {
     "resnet8": (resnet.resnet8, 16),
     "resnet20": (resnet.resnet20, 16),
@@ -36,7 +36,7 @@ NAMES = tuple(_NETS)
 
 
 def forms(name: str) -> tuple[Stem, ...]:
-    """Gives the values of ``stem`` that a net has."""
+    """Returns the values of ``stem`` that a net has."""
     return ("cifar",) if name in _CIFAR_ONLY else ("imagenet", "cifar")
 
 
@@ -55,25 +55,26 @@ def create(
 ) -> ResNet | VGG11 | DenseNet121:
     """Makes one of the paper's nets.
 
-    All take images (N, H, W, in_channels) and give logits (N, num_classes). They start in
-    training mode; ``model.eval()`` and ``model.train()`` switch.
+    Each net takes images (N, H, W, in_channels) and returns logits (N, num_classes). It starts
+    in training mode; ``model.eval()`` and ``model.train()`` change the mode.
 
     Args:
       name: one of `NAMES`.
       num_classes: the number of logits.
-      stem: the ImageNet form of torchvision, or the form that the paper trains on CIFAR:
-        a stem of stride 1 without pooling.
-      norm: batch or group normalization (see `layers.num_groups`), both with 1e-5 beside
-        the variance. Running statistics keep 0.9 of the old value a step; the running
-        variance is the biased one, n/(n-1) below PyTorch's for n values a channel.
+      stem: the ImageNet form of torchvision, or the form that the paper trains on CIFAR,
+        which has a stem of stride 1 without pooling.
+      norm: batch or group normalization (see `layers.num_groups`), both with 1e-5 added to
+        the variance. In each step, running statistics keep 0.9 of their old value. The
+        running variance is the biased one, which is smaller than PyTorch's by (n-1)/n for n
+        values in a channel.
       weight_standardization: standardize the kernel of every convolution.
-      frozen_bn: normalize by the stored statistics in training too, and keep them.
-      width: channels of the stem, 16 in ResNet-8 and 20 and 64 in all others; every
-        layer scales with it.
-      in_channels: channels of the images.
-      dtype: of the computation and the logits, parameters stay float32; None is that of
-        images and parameters together.
-      rngs: seeds of the parameters (stream ``params``) and of the dropout in VGG-11's
+      frozen_bn: normalize with the stored statistics in training too, and never change them.
+      width: the channels of the stem, by default 16 in ResNet-8 and ResNet-20 and 64 in all
+        others. Every layer scales with it.
+      in_channels: the channels of the images.
+      dtype: the dtype of the computation and of the logits; parameters are always float32.
+        None is the common dtype of images and parameters.
+      rngs: the seeds of the parameters (stream ``params``) and of the dropout in VGG-11's
         ImageNet form (stream ``dropout``).
 
     Raises:
@@ -86,7 +87,7 @@ def create(
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f'stem must be "imagenet" or "cifar", not {stem!r}')
     if stem not in forms(name):
-        raise ValueError(f'{name} has a CIFAR form alone: give stem="cifar"')
+        raise ValueError(f'{name} has only a CIFAR form: pass stem="cifar"')
     if norm not in ("bn", "gn"):
         raise ValueError(f'norm must be "bn" or "gn", not {norm!r}')
     if frozen_bn and norm != "bn":

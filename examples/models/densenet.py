@@ -14,7 +14,7 @@ _DEPTHS = (6, 12, 24, 16)
 
 
 class DenseLayer(nnx.Module):
-    """Norm, ReLU and a 1x1 convolution, then the same with a 3x3 one: the new features."""
+    """Norm, ReLU and a 1x1 convolution, then the same with a 3x3 convolution. Returns new features."""
 
     def __init__(self, in_features: int, growth: int, *, conv: Callable, norm: Callable):
         self.norm1 = norm(in_features)
@@ -28,7 +28,7 @@ class DenseLayer(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """Norm, ReLU, a 1x1 convolution to half the channels, 2x2 average pooling."""
+    """Norm, ReLU, a 1x1 convolution to half of the channels, and average pooling over 2x2."""
 
     def __init__(self, in_features: int, out_features: int, *, conv: Callable, norm: Callable):
         self.norm = norm(in_features)
@@ -39,7 +39,7 @@ class Transition(nnx.Module):
 
 
 class DenseNet121(nnx.Module):
-    """Four blocks in which each layer sees all before it, transitions between them.
+    """Four blocks whose layers see the features of all layers before, with transitions between them.
 
     The ImageNet form has a 7x7 stem of stride 2 with norm, ReLU and max-pooling and
     puts a layer's new features behind the old; the CIFAR form has a bare 3x3 stem and
@@ -89,7 +89,7 @@ class DenseNet121(nnx.Module):
         self.fc = linear(features, num_classes, kernel_init=layers.torch_default_init, rngs=rngs)
 
     def features(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Gives what the four blocks put out for images (N, H, W, in_channels).
+        """Returns the output of each of the four blocks for images (N, H, W, in_channels).
 
         Returns:
           One (N, H_i, W_i, C_i) a block, before any norm: in the ImageNet form at
@@ -109,9 +109,9 @@ class DenseNet121(nnx.Module):
         return tuple(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Gives the logits (N, num_classes) of images (N, H, W, in_channels)."""
+        """Returns the logits (N, num_classes) of images (N, H, W, in_channels)."""
         return self.head(self.features(x)[-1])
 
     def head(self, x: jax.Array) -> jax.Array:
-        """Gives the logits (N, num_classes) of the last block's output."""
+        """Returns the logits (N, num_classes) of the last block's output."""
         return self.fc(layers.global_average_pool(nnx.relu(self.norm(x))))

@@ -1,4 +1,4 @@
-"""The layers that Flax does not have, and PyTorch's conventions for those it has."""
+"""Layers that Flax does not have, and PyTorch's conventions for layers that it has."""
 
 import math
 from typing import Any
@@ -10,23 +10,25 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 from jax.typing import DTypeLike
 
-# What PyTorch gives a layer nobody initialises: U(-1/√fan_in, 1/√fan_in). The paper's
-# CIFAR nets and the last layer of its ImageNet nets start there.
+from examples.training.errors import SettingError
+
+# PyTorch's default initialization, U(-1/√fan_in, 1/√fan_in). The paper's CIFAR nets and
+# the last layer of its ImageNet nets use it.
 torch_default_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# He et al. 2015, by outputs and by inputs: N(0, 2/fan), not truncated.
+# He et al. 2015: N(0, 2/fan), by outputs and by inputs. It is not truncated.
 kaiming_fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 kaiming_fan_in_init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def standardize(kernel: jax.Array) -> jax.Array:
-    """Gives every output channel's weights zero mean and unit deviation.
+    """Gives the weights of every output channel a mean of 0 and a deviation of 1.
 
     Args:
       kernel: (height, width, inputs, outputs), of any float dtype.
 
     Returns:
-      The same shape and dtype. The deviation is the unbiased one, and 1e-5 is added to
-      it rather than to the variance, as in the nets of Figure 5.
+      A kernel of the same shape and dtype. The deviation is the unbiased one. As in the nets
+      of Figure 5, 1e-5 is added to the deviation and not to the variance.
     """
     centred = kernel - kernel.mean((0, 1, 2), keepdims=True)
     return centred / (centred.std((0, 1, 2), ddof=1, keepdims=True) + 1e-5)
@@ -40,16 +42,16 @@ def _promote_standardized(arrays: Any, /, **kwargs: Any) -> Any:
 class WSConv(nnx.Conv):
     """A 2-D convolution with a standardized kernel (Qiao et al. 2019).
 
-    The parameter is the raw kernel; gradients flow through its standardization, and
-    so have zero mean over a neuron's inputs by themselves.
+    The parameter is the raw kernel. Gradients pass through its standardization, so their
+    mean over a neuron's inputs is 0 without GC.
 
     Raises:
-      ValueError: each neuron has one weight alone, whose deviation does not exist.
+      ValueError: each neuron has only one weight, which has no deviation.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # Conv hands its kernel over in the parameter's own dtype here and nowhere
-        # else: in a bfloat16 net the statistics are still those of float32.
+        # Only here does Conv pass its kernel in the dtype of the parameter, so the statistics
+        # are those of float32 in a bfloat16 net too.
         super().__init__(*args, promote_dtype=_promote_standardized, **kwargs)
         if math.prod(self.kernel_shape[:-1]) < 2:
             raise ValueError(
@@ -59,9 +61,9 @@ class WSConv(nnx.Conv):
 
 
 class FrozenBatchNorm(nnx.BatchNorm):
-    """Batch normalization by the stored statistics, in training as well.
+    """Batch normalization that uses the stored statistics in training too.
 
-    The statistics never change; scale and bias are still trained.
+    The statistics never change. Scale and bias are still trained.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -69,11 +71,11 @@ class FrozenBatchNorm(nnx.BatchNorm):
 
 
 def num_groups(features: int) -> int:
-    """Says how many groups a group normalization of this many channels has.
+    """Returns the number of groups for a group normalization of this many channels.
 
-    The paper's 32 where 32 divides the channels and leaves a group two of them or more
-    (the least in a net of normal width: 64 channels); else the largest power of two
-    that does. A group of one channel would erase that channel's mean and contrast.
+    It is 32 as in the paper if 32 divides the channels and each group has at least two of
+    them, which holds in nets of normal width. Otherwise it is the largest power of two for
+    which that is so. A group of one channel would lose the channel's mean and contrast.
     """
     groups = math.gcd(32, features)
     return groups // 2 if 1 < groups == features else groups
@@ -85,23 +87,26 @@ def group_norm(features: int, **kwargs: Any) -> nnx.GroupNorm:
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
-    """Takes maxima over square windows of (N, H, W, C), padded alike on all four sides."""
+    """Returns the maxima over square windows of (N, H, W, C), padded equally on all four sides."""
     sides = (padding, padding)
-    # Flax takes pairs as well as the strings that its annotation names.
+    # Flax accepts pairs as well as the strings in its annotation.
     pads: Any = (sides, sides)
     return nnx.max_pool(x, (window, window), (stride, stride), pads)
 
 
 def _require_pixels(x: jax.Array) -> None:
     if 0 in x.shape[1:3]:
-        raise ValueError("these images are too small: the last stage has no pixel left")
+        raise SettingError(
+            "these images are too small for this net: its last stage has no pixel left. Use larger "
+            "images, or a smaller --pool"
+        )
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
     """Averages (N, H, W, C) over space to (N, C).
 
     Raises:
-      ValueError: pooling has left no pixel, so the images were too small for the net.
+      SettingError: the images are too small for the net, so that no pixel is left.
     """
     _require_pixels(x)
     return jnp.mean(x, (1, 2))
@@ -110,15 +115,15 @@ def global_average_pool(x: jax.Array) -> jax.Array:
 def adaptive_average_pool(x: jax.Array, bins: int) -> jax.Array:
     """Averages (N, H, W, C) over bins to (N, bins, bins, C), as PyTorch does.
 
-    Of H rows, bin i covers those from floor(i H / bins) to ceil((i + 1) H / bins); bins
-    overlap where they do not divide H, and repeat rows where there are fewer.
+    Bin i covers the rows from floor(i H / bins) to ceil((i + 1) H / bins). Bins overlap if
+    their number does not divide H, and repeat rows if there are more bins than rows.
 
     Raises:
-      ValueError: as for `global_average_pool`.
+      SettingError: as for `global_average_pool`.
     """
     _require_pixels(x)
     rows, columns = (_bin_weights(size, bins, x.dtype) for size in x.shape[1:3])
-    # No accelerator may round these sums down to bfloat16.
+    # This keeps accelerators from computing these sums in bfloat16.
     return jnp.einsum("nhwc,ih,jw->nijc", x, rows, columns, precision=jax.lax.Precision.HIGHEST)
 
 

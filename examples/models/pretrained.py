@@ -1,20 +1,20 @@
-"""PyTorch weights in the nets of this package: their names, their layouts, their files."""
+"""Weights of PyTorch for the nets of this package: their names, their layouts and their files."""
 
 import importlib
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from examples.models.densenet import DenseNet121
 from examples.models.resnet import ResNet
 from examples.models.vgg import VGG11
-from examples.training.errors import SettingError
+from examples.training.errors import UserError
 
 _LEAVES = {
     "kernel": "weight",
@@ -25,26 +25,31 @@ _LEAVES = {
 }
 
 
+class WeightsError(UserError):
+    """Weights cannot be read, or are not those of the net. The message names the file or the keys."""
+
+
 def load_torch_state(
     model: ResNet | VGG11 | DenseNet121, state: Mapping[str, Any], *, replace_head: bool = False
 ) -> None:
-    """Puts the weights of the same net in PyTorch into a model, all of them or none.
+    """Puts the weights of the same net in PyTorch into a model: either all of them or none.
 
-    Shardings and dtypes stay those of the model. In evaluation it then gives PyTorch's
-    logits, up to rounding; in training PyTorch's next running variances will be
-    n/(n-1) larger, for n values a channel, as Flax keeps the biased ones.
+    The shardings and dtypes of the model stay. Its logits in evaluation are then those of
+    PyTorch, up to rounding. In training, PyTorch's next running variances are larger by
+    n/(n-1) for n values in a channel, because Flax keeps the biased variances.
 
     Args:
       model: a net of `examples.models.create`, changed in place.
-      state: arrays by key, as in PyTorch's ``state_dict``: torchvision's and timm's keys
-        for an ImageNet form, the paper's code's for a CIFAR form (the same, but
-        ``shortcut`` for ``downsample``, ``linear`` for ``fc`` and its own DenseNet).
-        ``num_batches_tracked`` is not needed.
-      replace_head: leave the last linear layer as it is, whatever the state has for
-        it: for fine-tuning on other classes.
+      state: real floating-point arrays by key, as in PyTorch's ``state_dict``. An ImageNet
+        form has the keys of torchvision and timm. A CIFAR form has those of the paper's
+        code: the same, but ``shortcut`` for ``downsample``, ``linear`` for ``fc``, and
+        other keys for DenseNet. ``num_batches_tracked`` is not needed.
+      replace_head: keep the last linear layer of the model, whatever the state has for
+        it. This is for fine-tuning on other classes.
 
     Raises:
-      ValueError: keys are missing, unexpected or of another shape; all are listed.
+      WeightsError: keys are missing, unexpected or of another shape, or values are not
+        finite real numbers in the model's dtype. All of them are listed.
     """
     state = {_modern(key): value for key, value in state.items() if not _is_counter(key)}
     variables = dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
@@ -54,10 +59,14 @@ def load_torch_state(
         paths = {key: path for key, path in paths.items() if key not in head}
         state = {key: value for key, value in state.items() if key not in head}
 
-    loaded, misshaped = {}, []
+    loaded, misshaped, wrong = {}, [], []
     for key in paths.keys() & state.keys():
         variable = variables[paths[key]]
-        value = _flax_layout(np.asarray(state[key]))
+        value = np.asarray(state[key])
+        if problem := _find_problem(key, value, variable.dtype):
+            wrong.append(f"{key} {problem}")
+            continue
+        value = _flax_layout(value)
         if value.shape == variable.shape:
             loaded[paths[key]] = value
         else:
@@ -67,13 +76,13 @@ def load_torch_state(
         "missing": sorted(paths.keys() - state.keys()),
         "unexpected": sorted(state.keys() - paths.keys()),
         "of another shape": sorted(misshaped),
+        "not weights": sorted(wrong),
     }
     if any(problems.values()):
-        lines = [f"  {what}: {'; '.join(keys)}" for what, keys in problems.items() if keys]
-        raise SettingError(
-            f"this state is not one of this {type(model).__name__} "
-            f"({model.stem} form; replace_head=True leaves its last layer out):\n"
-            + "\n".join(lines)
+        listed = (f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        raise WeightsError(
+            f"these are not the weights of this {type(model).__name__} in its {model.stem} form "
+            f"(replace_head=True leaves out the last layer): {'; '.join(listed)}"
         )
 
     for path, value in loaded.items():
@@ -85,7 +94,7 @@ def load_torch_state(
 def load_file(
     model: ResNet | VGG11 | DenseNet121, path: str | Path, *, replace_head: bool = False
 ) -> None:
-    """Reads a file by `read_file` and loads it by `load_torch_state`."""
+    """Reads a file with `read_file` and loads it with `load_torch_state`."""
     load_torch_state(model, read_file(path), replace_head=replace_head)
 
 
@@ -93,37 +102,71 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a state dict from a ``.safetensors`` or a ``.pth`` file.
 
     Raises:
-      ValueError: another suffix, or a file that is damaged.
-      TypeError: a ``.pth`` file that holds anything but tensors by name.
-      ImportError: a ``.pth`` file, and PyTorch is not installed.
+      WeightsError: the suffix is another one, the file is missing or damaged, it holds
+        anything but tensors by name, or it is a ``.pth`` file and PyTorch is not installed.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        import safetensors.numpy
+    if path.suffix not in (".safetensors", ".pth"):
+        raise WeightsError(
+            f"{path}: expected a .safetensors or a .pth file, or the folder of a run"
+        )
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
 
-        try:
-            return safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise SettingError(f"{path} is no whole .safetensors file: {error}") from error
-    if path.suffix != ".pth":
-        raise SettingError(f"{path} is neither a .safetensors nor a .pth file")
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    import ml_dtypes  # noqa: F401  NumPy then knows bfloat16
+    import safetensors.numpy
+
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: the .safetensors file cannot be read: {error}") from error
+
+
+def _read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise ImportError(
-            f"{path} needs PyTorch to be read: install torch, or take the .safetensors file"
+        raise WeightsError(
+            f"{path}: a .pth file needs PyTorch to be read. Install torch, or use .safetensors"
         ) from error
-    # A pickle can run any code; this reads tensors and nothing else.
+    # A pickle can run any code. This reads only tensors.
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise SettingError(f"{path} is no whole .pth file of tensors: {error}") from error
+    except Exception as error:  # PyTorch raises many kinds, with advice to turn this safety off
+        raise WeightsError(
+            f"{path}: the file is damaged, or holds more than tensors by name. Save the state dict "
+            "again, best as .safetensors"
+        ) from error
     if not isinstance(state, Mapping):
-        raise TypeError(f"{path} holds no state dict but a {type(state).__name__}")
-    others = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise TypeError(f"{path} holds no state dict: {', '.join(others)} are no tensors")
-    return {key: value.numpy() for key, value in state.items()}
+        raise WeightsError(f"{path}: expected tensors by name, found a {type(state).__name__}")
+    arrays = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(
+                f"{path}: expected tensors by name, found a {type(value).__name__} under {key!r}"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            raise WeightsError(f"{path}: the tensor {key} is sparse or quantized; save it dense")
+        value = value.detach()
+        # NumPy of PyTorch knows no bfloat16; float32 holds each of its numbers.
+        arrays[key] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return arrays
+
+
+def _find_problem(key: str, value: np.ndarray, dtype: Any) -> str | None:
+    """Returns what is wrong with an array of weights, or None."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return f"holds {value.dtype} and not floating-point numbers"
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype)
+    if not np.isfinite(cast.astype(np.float64)).all():
+        return f"holds numbers that are not finite as {jnp.dtype(dtype).name}"
+    if key.endswith("running_var") and (value < 0).any():
+        return "holds negative variances"
+    return None
 
 
 def _is_counter(key: str) -> bool:
@@ -131,12 +174,12 @@ def _is_counter(key: str) -> bool:
 
 
 def _modern(key: str) -> str:
-    # torchvision's DenseNet files say norm.1 for the layer it calls norm1 today.
+    # The files of torchvision's DenseNet have norm.1 where its code today has norm1.
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1", key)
 
 
 def _flax_layout(value: np.ndarray) -> np.ndarray:
-    """(O, I, H, W) to (H, W, I, O) and (O, I) to (I, O); vectors stay."""
+    """Turns (O, I, H, W) into (H, W, I, O) and (O, I) into (I, O). Vectors are unchanged."""
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 
@@ -168,7 +211,8 @@ def _vgg_module(path: list[Any], cifar: bool) -> str:
         case ["hidden", i]:
             return f"classifier.{3 * i}"
         case _:
-            # One flat list: convolution, norm and ReLU of every unit, a pool a stage.
+            # In PyTorch this is one flat list: convolution, norm and ReLU of every unit, and a pool
+            # after each stage.
             _, stage, unit, i = path
             return f"features.{(0, 4, 8, 15, 22)[stage] + 3 * unit + i}"
 

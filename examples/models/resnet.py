@@ -13,7 +13,7 @@ from examples.models import layers
 def _downsample(
     in_features: int, out_features: int, stride: int, conv: Callable, norm: Callable
 ) -> nnx.List:
-    """Makes the projection of a residual branch, empty where the shape stays."""
+    """Makes the projection of a skip connection. It is empty if the shape does not change."""
     if stride == 1 and in_features == out_features:
         return nnx.List([])
     return nnx.List([conv(in_features, out_features, (1, 1), stride), norm(out_features)])
@@ -49,7 +49,7 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (grouped in ResNeXt, and where the stride is) and 1x1 convolutions."""
+    """Convolutions of 1x1, 3x3 and 1x1. That of 3x3 has the stride, and the groups of ResNeXt."""
 
     def __init__(
         self,
@@ -82,24 +82,24 @@ class Bottleneck(nnx.Module):
 class ResNet(nnx.Module):
     """A stem, three or four stages of residual blocks, an average and a linear layer.
 
-    The ImageNet form has a 7x7 stem of stride 2 with max-pooling, the CIFAR form a
-    3x3 (or ``cifar_kernel``) stem of stride 1. Stage i = 0, 1, … has
-    ``expansion * width * 2**i`` channels; every stage but the first halves the image.
+    The ImageNet form has a 7x7 stem of stride 2 and max-pooling. The CIFAR form has a stem
+    of 3x3 (or ``cifar_kernel``) and stride 1. Stage i = 0, 1, … has
+    ``expansion * width * 2**i`` channels, and every stage except the first halves the image.
 
-    Kernels start as in the paper's nets: Kaiming normal by fan-out in the ImageNet
-    form, PyTorch's default in the CIFAR form; the linear layer PyTorch's default in
-    both, its bias at 0.
+    Kernels are initialized as in the paper's nets: Kaiming normal by fan-out in the ImageNet
+    form, and PyTorch's default in the CIFAR form. The linear layer has PyTorch's default in
+    both, with a bias of 0.
 
     Args:
       block: `BasicBlock` or `Bottleneck`.
       depths: the number of blocks in each stage.
-      expansion: a stage's output channels over ``width * 2**i``.
-      cardinality: groups of the 3x3 convolutions.
-      base_width: channels of one group in the first stage of a net of width 64; a group
-        of a narrower net has the like part of them, but at least one.
+      expansion: the output channels of a stage, divided by ``width * 2**i``.
+      cardinality: the number of groups of the 3x3 convolutions.
+      base_width: the channels of one group in the first stage of a net of width 64. The
+        groups of a narrower net shrink in proportion, to at least one channel.
       cifar_kernel: the size of the CIFAR stem's kernel.
       num_classes, stem, width, in_channels, rngs: as in `examples.models.create`.
-      conv, norm, linear: make the layers, with their dtype already given.
+      conv, norm, linear: functions that make the layers; their dtype is set already.
     """
 
     def __init__(
@@ -155,14 +155,14 @@ class ResNet(nnx.Module):
         self.fc = linear(features, num_classes, kernel_init=layers.torch_default_init, rngs=rngs)
 
     def features(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Gives what each stage puts out: C2 to C5 of a detector.
+        """Returns the output of each stage, which a detector calls C2 to C5.
 
         Args:
           x: images, (N, H, W, in_channels).
 
         Returns:
-          One (N, H_i, W_i, C_i) a stage; in the ImageNet form at strides 4, 8, 16 and
-          32, in the CIFAR form at 1, 2, 4 (and 8).
+          An array (N, H_i, W_i, C_i) for each stage: at the strides 4, 8, 16 and 32 in the
+          ImageNet form, and 1, 2, 4 (and 8) in the CIFAR form.
         """
         x = nnx.relu(self.norm1(self.conv1(x)))
         if self.stem == "imagenet":
@@ -175,11 +175,11 @@ class ResNet(nnx.Module):
         return tuple(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Gives the logits (N, num_classes) of images (N, H, W, in_channels)."""
+        """Returns the logits (N, num_classes) of images (N, H, W, in_channels)."""
         return self.head(self.features(x)[-1])
 
     def head(self, x: jax.Array) -> jax.Array:
-        """Gives the logits (N, num_classes) of the last stage's output."""
+        """Returns the logits (N, num_classes) of the last stage's output."""
         return self.fc(layers.global_average_pool(x))
 
 
@@ -193,7 +193,7 @@ resnet18 = _resnet(BasicBlock, (2, 2, 2, 2), expansion=1)
 resnet34 = _resnet(BasicBlock, (3, 4, 6, 3), expansion=1)
 resnet50 = _resnet(Bottleneck, (3, 4, 6, 3), expansion=4)
 resnet101 = _resnet(Bottleneck, (3, 4, 23, 3), expansion=4)
-# Its blocks put out twice the channels of their 3x3 convolution, so 2 * 4 * width.
+# Its blocks have twice as many output channels as their 3x3 convolution, so 2 * 4 * width.
 resnext29_4x64d = _resnet(
     Bottleneck, (3, 3, 3), expansion=8, cardinality=4, base_width=64, cifar_kernel=1
 )

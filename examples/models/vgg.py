@@ -10,19 +10,20 @@ from flax import nnx
 
 from examples.models import layers
 
-# Each stage's convolutions, in units of the net's width; a stage ends in a max-pool.
+# The channels of the convolutions of each stage, in units of the width. A stage ends with a max-pool.
 _STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
 class VGG11(nnx.Module):
     """Five stages of 3x3 convolutions that each halve the image, then linear layers.
 
-    The ImageNet form averages over 7x7 bins and has two hidden layers of
-    ``64 * width`` units with dropout 0.5 (stream ``dropout``); the CIFAR form averages
-    over space and has no hidden layer.
+    The ImageNet form averages over 7x7 bins and has two hidden layers of ``64 * width``
+    units with a dropout of 0.5 (stream ``dropout``). The CIFAR form averages over all pixels
+    and has no hidden layer.
 
-    Kernels start as in torchvision and in the paper's CIFAR net: Kaiming normal by
-    fan-out and N(0, 0.01²) in the linear layers; PyTorch's default. Biases start at 0.
+    The ImageNet form is initialized as in torchvision: Kaiming normal by fan-out, and
+    N(0, 0.01²) in the linear layers. The CIFAR form has PyTorch's default, as in the paper's
+    net. Biases are 0.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class VGG11(nnx.Module):
         for stage in _STAGES:
             units = []
             for multiple in stage:
-                # The bias before the norm is the original's, and so in its weights.
+                # The original has this bias before the norm, so its weights hold it.
                 unit = nnx.List(
                     [conv(features, multiple * width), norm(multiple * width, rngs=rngs)]
                 )
@@ -65,10 +66,11 @@ class VGG11(nnx.Module):
         self.fc = linear(sizes[-1], num_classes)
 
     def features(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Gives what the five stages put out for images (N, H, W, in_channels).
+        """Returns the output of each of the five stages for images (N, H, W, in_channels).
 
         Returns:
-          One (N, H_i, W_i, C_i) a stage, after its max-pool: at strides 2, 4, 8, 16, 32.
+          An array (N, H_i, W_i, C_i) for each stage after its max-pool, at the strides 2, 4, 8,
+          16 and 32.
         """
         outputs = []
         for stage in self.stages:
@@ -79,15 +81,15 @@ class VGG11(nnx.Module):
         return tuple(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Gives the logits (N, num_classes) of images (N, H, W, in_channels)."""
+        """Returns the logits (N, num_classes) of images (N, H, W, in_channels)."""
         return self.head(self.features(x)[-1])
 
     def head(self, x: jax.Array) -> jax.Array:
-        """Gives the logits (N, num_classes) of the last stage's output."""
+        """Returns the logits (N, num_classes) of the last stage's output."""
         if self.stem == "cifar":
             return self.fc(layers.global_average_pool(x))
         x = layers.adaptive_average_pool(x, 7)
-        # The trained weights of the next layer count channels before rows and columns.
+        # In the trained weights of the next layer, channels come before rows and columns.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for layer in self.hidden:
             x = self.dropout(nnx.relu(layer(x)))

@@ -14,7 +14,7 @@ from examples.classification.config import Config
 from examples.classification.data import Data
 from examples.classification.presets import PRESETS
 from examples.classification.task import compile_steps, make_job, step_spec
-from examples.datasets.records import Arrays
+from examples.datasets.types import Arrays
 from examples.training.errors import SettingError
 from examples.training.options import Options
 from examples.training.settings import Settings

@@ -255,14 +255,14 @@ def test_a_folder_that_does_not_exist_is_named_and_so_is_the_source(tmp_path, na
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "fashion_mnist"])
 def test_no_folder_given(name):
-    with pytest.raises(datasets.DatasetError, match="give data_dir"):
+    with pytest.raises(datasets.DatasetError, match="pass data_dir"):
         datasets.load(name, "train")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_part_of_a_data_set_is_refused(tmp_path, name):
     NEEDED[name][0](tmp_path)  # far smaller than what was published
-    with pytest.raises(datasets.DatasetError, match=rf"expected \d+ train images .* {name}; found"):
+    with pytest.raises(datasets.DatasetError, match=rf"expected all of {name}, .*; found"):
         datasets.load(name, "train", tmp_path)
 
 
@@ -305,7 +305,9 @@ def test_images_and_labels_of_unlike_number_are_refused(tmp_path, monkeypatch):
     builders.published(monkeypatch, "fashion_mnist", 20, 10, 10)
     path = builders.fashion_mnist(tmp_path) / "train-labels-idx1-ubyte.gz"
     builders.write_idx(path, np.zeros(19, np.uint8))
-    with pytest.raises(datasets.DatasetError, match=r"expected a label from 0 to 9 for each image"):
+    with pytest.raises(
+        datasets.DatasetError, match=r"expected 20 labels, one for each image, found 19"
+    ):
         datasets.load("fashion_mnist", "train", tmp_path)
 
 
@@ -315,5 +317,5 @@ def test_cifar_labels_that_cannot_be_are_refused(tmp_path, monkeypatch, labels):
     path = builders.cifar100(tmp_path) / "train"
     batch = {"data": np.zeros((12, 3072), np.uint8), "fine_labels": labels}
     path.write_bytes(builders.python2_pickle(batch))
-    with pytest.raises(datasets.DatasetError, match=rf"{path}: expected a file of"):
+    with pytest.raises(datasets.DatasetError, match=r"cifar.*: .*expected"):
         datasets.load("cifar100", "train", tmp_path)

@@ -124,12 +124,12 @@ def test_files_follow_their_labels_through_every_choice(tmp_path, monkeypatch):
         ({"split": "validation"}, "needs validation="),
         ({"validation": 1297}, "validation 1297"),
         ({"validation": -1}, "validation -1"),
-        ({"limit": 0}, "limit 0"),
-        ({"limit": 1298}, "limit 1298"),
-        ({"classes": (1, 1)}, "each once"),
+        ({"limit": 0}, "--train-images 0: digits has 1297 images"),
+        ({"limit": 1298}, "--train-images 1298"),
+        ({"classes": (1, 1)}, "each only once"),
         ({"classes": (10,)}, "from 0 to 9"),
-        ({"classes": ()}, "at least one"),
-        ({"data_dir": Path(".")}, "takes no data_dir"),
+        ({"classes": ()}, "at least one label"),
+        ({"data_dir": Path(".")}, "--data-dir .: digits comes with a Python package"),
     ],
 )
 def test_arguments_that_cannot_be_are_named(arguments, message):

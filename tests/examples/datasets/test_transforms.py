@@ -188,7 +188,7 @@ def test_recipes(name):
     if not grey:
         draws = [train(image, rng(seed)) for seed in range(8)]
         assert any(not np.array_equal(draws[0], other) for other in draws[1:])
-        with pytest.raises(TypeError, match="no generator"):
+        with pytest.raises(TypeError, match="needs a generator"):
             train(image, None)
     assert len(cloudpickle.dumps((train, test))) < 5000  # they travel to data workers
 

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from examples.datasets.records import DatasetError
+from examples.datasets.types import DatasetError
 from examples.datasets.unpickle import load_arrays
 from tests.examples.datasets.builders import python2_pickle
 

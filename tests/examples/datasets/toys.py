@@ -6,7 +6,7 @@ Importable, for data workers import what they are sent.
 import numpy as np
 
 from examples.datasets import Dataset
-from examples.datasets.records import Arrays
+from examples.datasets.types import Arrays
 
 
 def toy(size: int) -> Dataset:

@@ -145,7 +145,7 @@ def test_unknown_name_lists_the_nearest_first():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stem": "imagenet"}, 'resnet8 has a CIFAR form alone: give stem="cifar"'),
+        ({"stem": "imagenet"}, 'resnet8 has only a CIFAR form: pass stem="cifar"'),
         ({"stem": "mnist"}, "stem must be .* not 'mnist'"),
         ({"norm": "ln"}, "norm must be .* not 'ln'"),
         ({"norm": "gn", "frozen_bn": True}, 'frozen_bn needs norm="bn"'),

@@ -1,4 +1,4 @@
-"""What a data set is once its files are found: labels, and random access to decoded images."""
+"""The types of a data set whose files are found: labels, and random access to decoded images."""
 
 import dataclasses
 from typing import Protocol, TypedDict
@@ -9,7 +9,7 @@ from examples.training.errors import UserError
 
 
 class DatasetError(UserError):
-    """A data set's files are missing, truncated or of another kind; the message names the path."""
+    """A file of a data set is missing, broken or of another kind. The message names the file."""
 
 
 class Example(TypedDict):
@@ -20,7 +20,7 @@ class Example(TypedDict):
 
 
 class Source(Protocol):
-    """Random access to examples whose labels are known without decoding an image."""
+    """Random access to examples. Their labels are known without decoding an image."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -37,7 +37,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "Source":
-        """Gives the examples at `indices`, in that order, under new labels."""
+        """Returns the examples at `indices`, in that order, with new labels."""
         ...
 
 
@@ -65,6 +65,7 @@ class Arrays:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "Arrays":
+        """Returns the images at `indices`, in that order, with new labels."""
         return Arrays(self.images[indices], labels)
 
 
