@@ -379,7 +379,7 @@ def test_a_bug_in_a_net_keeps_its_traceback(monkeypatch, tmp_path):
         ((*SMALL, "--head-learning-rate", 0.1), "for fine-tuning: pass --pretrained FILE"),
         ((*SMALL, "--pretrained", "gone.safetensors"), "cannot start: .*gone.safetensors"),
         ((*SMALL, "--pretrained", "."), "no checkpoint of a run is here"),
-        ((*SMALL, "--validation", 5000), "cannot start: validation 5000"),
+        ((*SMALL, "--validation", 5000), "--validation 5000: there are 1297 training images"),
     ],
 )
 def test_bad_input_is_one_error_before_any_work(flags, message, monkeypatch, tmp_path):
