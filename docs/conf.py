@@ -33,9 +33,9 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
-# Every reference to a name of this library must resolve. Names of other libraries are not links.
+# Every reference to a public name of this library must resolve. Other names are not links.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!optax_gc).*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!optax_gc\.(?!_)).*")]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
