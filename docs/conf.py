@@ -48,7 +48,10 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "sphinx_book_theme"
 html_title = f"{project} {version}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
+    "navbar_persistent": [],  # the side bar has the search already
     "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,

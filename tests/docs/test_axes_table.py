@@ -1,6 +1,5 @@
 """The tables of layers on the page about axes say what the library does."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -24,6 +23,11 @@ def rows(framework):
     return [[cell.strip().strip("`") for cell in line.strip("| ").split(" | ")] for line in lines]
 
 
+def numbers(text, separator):
+    """Reads a shape such as 3x3x6x8 or axes such as 0,1,2, as `tabulate` writes them."""
+    return tuple(map(int, text.split(separator)))
+
+
 def at(tree, leaf):
     return next(
         value
@@ -36,8 +40,8 @@ def at(tree, leaf):
 
 def check(params, axes, leaf, shape, told, by_shape):
     asked, guessed = at(axes(params), leaf), at(optax_gc.kernel_axes(params), leaf)
-    assert at(params, leaf).shape == ast.literal_eval(shape)
-    assert asked == (None if told == "left alone" else ast.literal_eval(told))
+    assert at(params, leaf).shape == numbers(shape, "x")
+    assert asked == (None if told == "left alone" else numbers(told, ","))
     verdict = "same" if guessed == asked else "left alone" if guessed is None else "wrong"
     assert by_shape == verdict
 
@@ -56,7 +60,7 @@ def test_nnx_layers_are_as_the_table_says(row):
 def test_linen_layers_are_as_the_table_says(row):
     layer, shape_of_input, leaf, shape, told, by_shape = row
     module = eval(layer, {"nn": nn})
-    x = jax.ShapeDtypeStruct(ast.literal_eval(shape_of_input), jnp.float32)
+    x = jax.ShapeDtypeStruct(numbers(shape_of_input, "x"), jnp.float32)
     params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     axes = optax_gc.linen_kernel_axes(module, jax.random.key(0), x)
     check(params, axes, leaf, shape, told, by_shape)
