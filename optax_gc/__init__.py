@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Flax is imported by those who ask a Flax model, and only by them.
+    # Flax is only imported when a function that inspects Flax models is used.
     if name == "linen_kernel_axes":
         from optax_gc._linen import linen_kernel_axes
 

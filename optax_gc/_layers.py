@@ -1,4 +1,4 @@
-"""What layers say of their kernels, kept by path: the part that NNX and Linen share."""
+"""Input axes reported by the layers of a model, by path. NNX and Linen share this part."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optax_gc._axes import is_kernel_name, leaf_name
+from optax_gc._axes import is_kernel_name
+from optax_gc._paths import leaf_name, path_names, unboxed
 
 
 class Claim(NamedTuple):
-    """What a layer says of a leaf that it owns.
+    """What a layer reports about a leaf that it owns.
 
     ``shape`` is the shape that the layer itself works with, without the axes that vmap and
-    scan add, and ``inputs`` are the input axes of that shape. Where ``inputs`` is None the
-    layer leaves the leaf alone, for ``reason``.
+    scan add, and ``inputs`` are the input axes of that shape. If ``inputs`` is None, the leaf
+    is left alone and ``reason`` says why.
     """
 
     layer: str
@@ -25,7 +26,7 @@ class Claim(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A leaf of the model: its axes, or why it is left alone, or why its axes cannot be told."""
+    """A leaf of the model: its axes, the reason why it is left alone, or why its axes are unknown."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...] | None = None
@@ -34,9 +35,9 @@ class Entry(NamedTuple):
 
 
 class LayerAxes:
-    """The input axes of one model's leaves by path, as a callable for ``centralize(axes=…)``.
+    """The input axes of the leaves of one model, as a callable for ``centralize(axes=…)``.
 
-    It holds shapes and axes, no arrays. The updates may be boxed, plain or masked.
+    It holds shapes and axes, but no arrays. The updates can be boxed, plain or masked.
     """
 
     def __init__(
@@ -47,20 +48,46 @@ class LayerAxes:
         self._collection = collection
 
     def __call__(self, updates: Any) -> Any:
-        """Gives the same tree of axes, None where a leaf is left alone.
+        """Returns the tree of the updates with axes as leaves; None for a leaf that is left alone.
 
         Raises:
-          ValueError: a leaf that the model does not have, or has in another shape, or whose
-            input axes cannot be told. The leaf is named.
+          ValueError: the model does not have a leaf, or has it in another shape, or the leaf's
+            input axes cannot be determined. The message names the leaf.
         """
         return jax.tree_util.tree_map_with_path(self._axes, updates)
 
+    def replace(self, axes: Mapping[str, tuple[int, ...] | None]) -> "LayerAxes":
+        """Returns the same table with other axes for some leaves.
+
+        These axes count before anything that the layers report, so they also settle a leaf whose
+        axes cannot be determined otherwise.
+
+        Args:
+          axes: by the leaf's path joined by slashes, as ``optax_gc.tabulate`` shows it, the tuple
+            of its input axes, or None to leave the leaf alone.
+
+        Raises:
+          ValueError: the model has no such leaf, or the leaf has no such axis.
+          TypeError: the axes are neither a tuple of ints nor None.
+        """
+        table = dict(self._table)
+        for name, given in axes.items():
+            names = tuple(name.split("/"))
+            key = next((key for key in (names, self._collection + names) if key in table), None)
+            if key is None:
+                known = ", ".join("/".join(path) for path in list(table)[:5])
+                raise ValueError(f"the model has no leaf {name!r}; its leaves are {known}, …")
+            shape = table[key].shape
+            table[key] = Entry(shape, _require_axes(given, shape, name), "left alone on request")
+        return LayerAxes(table, self._made_by, self._collection)
+
     def reason(self, path: Any) -> str:
-        """Says why the leaf at this path is left alone, or nothing."""
-        return self._entry(path).reason
+        """Returns why the leaf at this path is left alone, or an empty string."""
+        entry = self._entry(path)
+        return "" if entry.axes is not None else entry.reason
 
     def _entry(self, path) -> Entry:
-        # A box adds `.value` to the path, and Linen's updates may lack the name of the collection.
+        # A box adds `.value` to the path, and Linen's updates can lack the name of the collection.
         for names in (path_names(path), path_names(unboxed(path))):
             for key in (names, self._collection + names):
                 if key in self._table:
@@ -83,67 +110,70 @@ class LayerAxes:
         return entry.axes
 
 
-_EXPLICIT = "mask it here with optax.masked and give its axes to a second centralize()"
+_EXPLICIT = "pass its axes by .replace({path: axes}) of this table"
 
 
-def settle(shape: tuple[int, ...], claims: Iterable[Claim], otherwise: str) -> Entry:
-    """Turns what the owners of a leaf of this shape say of it into its entry.
+def resolve_claims(shape: tuple[int, ...], claims: Iterable[Claim], otherwise: str) -> Entry:
+    """Combines the claims of a leaf's owners to its entry.
 
-    `otherwise` is the reason for leaving it alone where no layer that is known owns it.
+    Args:
+      shape: the shape of the leaf.
+      claims: what its owners report.
+      otherwise: why it is left alone if no known layer owns it.
     """
-    said = {claim: _placements(claim, shape) for claim in claims}
-    for claim, axes in said.items():
+    placed = {claim: _placements(claim, shape) for claim in claims}
+    for claim, axes in placed.items():
         if len(axes) != 1:
             how = (
                 f"could stack kernels of that shape along several of its axes, so that the input "
                 f"axes are {' or '.join(map(str, axes))}"
                 if axes
-                else "is no stack of kernels of that shape"
+                else "is not a stack of kernels of that shape"
             )
             return Entry(
                 shape,
                 error=f"belongs to {claim.layer}, whose kernel has shape {claim.shape}, and {how}: "
                 f"{_EXPLICIT}",
             )
-    if not said:
+    if not placed:
         return Entry(shape, reason=otherwise)
-    first, *others = said
+    first, *others = placed
     for other in others:
-        if said[other] != said[first]:
+        if placed[other] != placed[first]:
             return Entry(
                 shape,
-                error=f"has input axes {said[first][0]} as {first.layer} uses it and "
-                f"{said[other][0]} as {other.layer} does: {_EXPLICIT}",
+                error=f"has input axes {placed[first][0]} as {first.layer} uses it and "
+                f"{placed[other][0]} as {other.layer} does: {_EXPLICIT}",
             )
-    return Entry(shape, axes=said[first][0], reason=first.reason)
+    return Entry(shape, axes=placed[first][0], reason=first.reason)
 
 
 def kernel_claim(layer: str, shape: Sequence[int], inputs: tuple[int, ...], chosen: bool) -> Claim:
-    """What a layer says of its kernel, which is left alone if the layer is not chosen."""
+    """Returns a layer's claim for its kernel, which is left alone if the layer is not chosen."""
     return Claim(layer, tuple(shape), inputs) if chosen else Claim(layer, reason="not in layers")
 
 
-def left_alone(name: str, shape: Sequence[int], layer: str) -> str:
-    """Why a leaf is left alone that no layer says anything of."""
+def explain_unclaimed(name: str, shape: Sequence[int], layer: str) -> str:
+    """Returns why a leaf that no known layer owns is left alone."""
     is_kernel = len(shape) > 1 and is_kernel_name(name)
-    return f"unknown layer {layer}" if is_kernel else "no kernel"
+    return f"unknown layer {layer}" if is_kernel else "not a kernel"
 
 
 def _placements(claim: Claim, shape: tuple[int, ...]) -> list[tuple[int, ...] | None]:
-    """All the input axes that a stack of the layer's kernels, of this shape, could have."""
+    """Returns all input axes that a stack of the layer's kernels could have in this shape."""
     if claim.inputs is None:
         return [None]
     found = {}
     for place in itertools.combinations(range(len(shape)), len(claim.shape)):
         if tuple(shape[axis] for axis in place) == claim.shape:
             axes = tuple(place[axis] for axis in claim.inputs)
-            # Averaging over an axis of size 1 or not is the same.
+            # An axis of size 1 makes no difference to a mean.
             found[tuple(axis for axis in axes if shape[axis] > 1)] = axes
     return list(found.values())
 
 
 def einsum_inputs(equation: str, rank: int) -> tuple[int, ...] | None:
-    """The axes of the second operand that are summed over, None where it is read diagonally."""
+    """Returns the summed axes of an einsum's second operand; None if it repeats an index."""
     operands, _, output = equation.replace(" ", "").partition("->")
     kernel = operands.split(",")[1]
     front, _, back = kernel.partition("...")
@@ -155,12 +185,31 @@ def einsum_inputs(equation: str, rank: int) -> tuple[int, ...] | None:
 
 
 def all_but(axis: int, rank: int) -> tuple[int, ...]:
-    """Every axis but one, negative from the end."""
+    """Returns every axis except one; a negative axis counts from the end."""
     return tuple(other for other in range(rank) if other != axis % rank)
 
 
+def conv_transpose_inputs(strides: Any, dimensions: int, in_axis: int) -> tuple[int, ...]:
+    """Returns the input axes of a transposed convolution's kernel.
+
+    In a dimension with a stride above 1, an output pixel sees only every stride-th tap, so taps
+    belong to different neurons and their axis is not averaged. This is exact for strides that are
+    at least as large as the kernel. For smaller ones the mean is taken over parts of a neuron's
+    inputs, which still keeps Corollary 4.1.
+
+    Args:
+      strides: as the layer has them: one stride, one for each spatial dimension, or None for 1.
+      dimensions: the number of spatial dimensions, which are the kernel's first axes.
+      in_axis: the axis of the input channels.
+    """
+    if strides is None or isinstance(strides, (int, np.integer)):
+        strides = [strides] * dimensions
+    spatial = tuple(axis for axis, stride in enumerate(strides) if stride in (None, 1))
+    return (*spatial, in_axis)
+
+
 def check_layers(layers: Any, known: Sequence[type]) -> tuple[type, ...]:
-    """The classes whose kernels are centralized: `layers`, or all that are known."""
+    """Returns the classes whose kernels are centralized: `layers`, or by default all known ones."""
     if layers is None:
         return tuple(known)
     if not isinstance(layers, tuple) or not all(isinstance(layer, type) for layer in layers):
@@ -176,20 +225,19 @@ def check_layers(layers: Any, known: Sequence[type]) -> tuple[type, ...]:
     return layers
 
 
-def path_names(path: Any) -> tuple[str, ...]:
-    """A path as text, the same for attributes, keys and indices."""
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def unboxed(path: Any) -> Any:
-    """The path without the ``.value`` that a box (nnx.Variable, Linen's Partitioned) adds."""
-    boxed = path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value"
-    return path[:-1] if boxed else path
-
-
 def _fits(shape, entry):
-    # In a shard_map a leaf is one shard, which is as good where the axes split are not averaged.
+    # In a shard_map a leaf is one shard. That is right if the axes that are split are not averaged.
     return len(shape) == len(entry.shape) and all(
         size == whole or (axis not in (entry.axes or ()) and size and whole % size == 0)
         for axis, (size, whole) in enumerate(zip(shape, entry.shape, strict=True))
     )
+
+
+def _require_axes(axes, shape, name):
+    if axes is None:
+        return None
+    if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
+        raise TypeError(f"axes of {name} must be a tuple of ints or None, not {axes!r}")
+    if not all(-len(shape) <= axis < len(shape) for axis in axes):
+        raise ValueError(f"axes={axes!r} are out of range for {name} of shape {shape}")
+    return tuple(axis % len(shape) for axis in axes)

@@ -1,4 +1,4 @@
-"""Which axes of an NNX model's leaves are a neuron's inputs, asked of its layers."""
+"""Finds each kernel's input axes by inspecting the layers of an NNX model."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -16,50 +16,50 @@ from optax_gc._layers import (
     LayerAxes,
     all_but,
     check_layers,
+    conv_transpose_inputs,
     einsum_inputs,
+    explain_unclaimed,
     kernel_claim,
-    left_alone,
-    path_names,
-    settle,
+    resolve_claims,
 )
+from optax_gc._paths import path_names
 
 
 def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> LayerAxes:
-    """Finds the input axes of a Flax NNX model's kernels by asking its layers.
+    """Finds the input axes of a Flax NNX model's kernels by inspecting its layers.
 
-    Exact for Linear, LinearGeneral (so for attention), Einsum, Conv of any rank, grouped
-    and depthwise, ConvTranspose with and without ``transpose_kernel``, the factors of LoRA,
-    recurrent cells, and subclasses of these, wherever they are in the model. Axes that
-    ``nnx.vmap`` and ``nnx.scan`` stack layers along are found by comparing with the layer's
-    own kernel shape; each layer of a stack is centralized alone. An Einsum is taken by the
-    equation it was built with.
+    The result is exact for Linear, LinearGeneral (and so for attention), Einsum, Conv of any
+    rank, grouped or depthwise, ConvTranspose with and without ``transpose_kernel``, the
+    factors of LoRA, recurrent cells, and subclasses of these, wherever they are in the model.
+    An Einsum is judged by the equation that it was made with. The axes that ``nnx.vmap`` and
+    ``nnx.scan`` add are found by comparison with the layer's own kernel shape, and each layer
+    of a stack is centralized separately. A ConvTranspose with a stride above 1 is centralized
+    over its input channels in that dimension, and not over its taps, because each tap belongs
+    to a neuron of its own (if the stride is smaller than the kernel, to one of a few).
 
-    Embeddings, biases and scales are left alone, and so is what a layer that is not known
-    owns: :func:`optax_gc.tabulate` lists it. Give its axes in a function::
+    Embeddings, biases and scales are left alone. So are the arrays of a layer that is not
+    known; :func:`optax_gc.tabulate` lists them. Pass their axes by path::
 
-        found = nnx_kernel_axes(model)
-
-        def axes(updates):
-            tree = found(updates)
-            tree["experts"]["kernel"] = (1,)
-            return tree
+        axes = nnx_kernel_axes(model).replace({"experts/kernel": (1,)})
 
     Args:
       model: an ``nnx.Module``, or one made by ``nnx.eval_shape``. Only shapes are read.
-      layers: the classes whose kernels are centralized, all if None. The class is that of
-        the layer that owns the kernel: ``nnx.LinearGeneral`` for attention. One that this
-        model does not use is no error.
+      layers: the classes whose kernels are centralized; None for all. What counts is the
+        layer that owns the kernel, such as ``nnx.LinearGeneral`` in attention. A class that
+        this model does not use is not an error.
 
     Returns:
-      A callable for ``optax_gc.centralize(axes=…)`` that holds no arrays and takes updates
-      of this model: those of ``nnx.Optimizer``, an ``nnx.State`` or the gradient of a module,
-      masked or not. It raises a ValueError that names the leaf for one that the model does
-      not have, or has in another shape; for one shared by layers with different input axes;
-      and where a stack's axis has the size of a neighbour, so that it cannot be told.
+      A callable for ``optax_gc.centralize(axes=…)``. It holds no arrays, and accepts the
+      updates of ``nnx.Optimizer``, an ``nnx.State`` or the gradient of a module, masked or
+      not. It raises a ValueError that names the leaf if the model does not have the leaf or
+      has it in another shape, if layers with different input axes share it, or if the axis of
+      a stack has the size of its neighbour and so cannot be identified. Its method
+      ``replace`` sets the axes of such a leaf.
 
     Raises:
       ImportError: Flax is not installed.
-      TypeError: ``layers`` is not a tuple of classes.
+      TypeError: ``model`` is not an NNX model with parameters, or ``layers`` is not a tuple
+        of classes.
       ValueError: a class in ``layers`` owns no kernel.
 
     Examples:
@@ -75,7 +75,7 @@ def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> La
       >>> tx = optax.chain(optax_gc.centralize(axes), optax.sgd(0.1))
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
-      Convolutions only:
+      Only convolutions:
 
       >>> axes = optax_gc.nnx_kernel_axes(model, layers=(nnx.Conv,))
       >>> print(nnx.to_pure_dict(axes(nnx.state(model, nnx.Param))))
@@ -83,21 +83,24 @@ def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> La
     """
     chosen = check_layers(layers, tuple(_KERNELS))
     leaves = list(_walk(model, (), None, ()))
-    if leaves and all(leaf.layer is None for leaf in leaves):
-        raise TypeError(f"model must be an nnx.Module, not a {type(model).__name__}")
-    # By identity: what several layers share is one leaf, with a path for each of them.
+    if all(leaf.layer is None for leaf in leaves):
+        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be an nnx.Module that has parameters; got {found}")
+    # Keyed by identity, because layers can share a leaf, which then has a path for each of them.
     claims: dict[int, list[Claim]] = {}
     for leaf in leaves:
         claims.setdefault(id(leaf.value), []).extend(_claims(leaf, chosen))
     table = {
-        leaf.path: settle(leaf.value.shape, claims[id(leaf.value)], _otherwise(leaf))
+        leaf.path: resolve_claims(
+            leaf.value.shape, claims[id(leaf.value)], _explain_unclaimed(leaf)
+        )
         for leaf in leaves
     }
     return LayerAxes(table, "nnx_kernel_axes")
 
 
 class _Leaf(NamedTuple):
-    """A Variable, or an array that is in none, and the module that holds it."""
+    """A Variable, or an array outside of one, and the module that holds it."""
 
     path: tuple[str, ...]
     value: Any
@@ -125,12 +128,13 @@ def _conv(layer):
 
 
 def _conv_transpose(layer):
-    out_axis = -2 if layer.transpose_kernel else -1
-    yield "kernel", layer.kernel_shape, all_but(out_axis, len(layer.kernel_shape))
+    rank = len(layer.kernel_shape)
+    in_axis = rank - 1 if layer.transpose_kernel else rank - 2
+    yield "kernel", layer.kernel_shape, conv_transpose_inputs(layer.strides, rank - 2, in_axis)
 
 
 def _lora(layer):
-    # It does not keep its rank: take every size that fits both factors, stacked or not.
+    # The layer does not store its rank, so every size that fits both factors is possible.
     a, b = layer.lora_a.shape, layer.lora_b.shape
     for rank in dict.fromkeys(a):
         if _in_order((layer.in_features, rank), a) and _in_order((rank, layer.out_features), b):
@@ -138,7 +142,7 @@ def _lora(layer):
             yield "lora_b", (rank, layer.out_features), (0,)
 
 
-# For each layer its kernels: their names, the shapes it made them in, and their input axes.
+# For each layer, the names of its kernels, the shapes that it made them in, and their input axes.
 _KERNELS: dict[type, Callable[[Any], Iterable[tuple[str, Any, Any]]]] = {
     nnx.Linear: _linear,
     nnx.LinearGeneral: _linear_general,
@@ -155,9 +159,9 @@ def _in_order(part, whole) -> bool:
 
 
 def _walk(node, path, layer, above) -> Iterator[_Leaf]:
-    """Every leaf by every path to it: a module's gradient has shared leaves more than once."""
+    """Yields every leaf for every path to it, because gradients repeat the leaves that are shared."""
     is_array = isinstance(node, (nnx.Variable, jax.Array, np.ndarray, jax.ShapeDtypeStruct))
-    if is_array and hasattr(node, "shape"):  # a Variable may hold a number or a tree instead
+    if is_array and hasattr(node, "shape"):  # a Variable can also hold a number or a tree
         yield _Leaf(path, node, layer)
     elif isinstance(node, nnx.Pytree):
         if not any(node is other for other in above):
@@ -182,7 +186,7 @@ def _claims(leaf, chosen) -> Iterator[Claim]:
                 yield kernel_claim(owner, shape, inputs, isinstance(leaf.layer, chosen))
 
 
-def _otherwise(leaf) -> str:
+def _explain_unclaimed(leaf) -> str:
     if not isinstance(leaf.value, nnx.Param):
         return "not an nnx.Param"
-    return left_alone(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)
+    return explain_unclaimed(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)

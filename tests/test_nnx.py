@@ -188,30 +188,59 @@ def test_stack_of_one_is_not_ambiguous():
     assert set(axes) >= {2}
 
 
-def test_ambiguous_stack_is_named_unless_masked_or_not_asked_for():
+def test_ambiguous_stack_is_named_unless_replaced_or_not_asked_for():
     model = nnx.Sequential(
         stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0), nnx.Conv(4, 2, 5, rngs=rngs())
     )
     with pytest.raises(
-        ValueError, match=r"\['layers'\]\[0\]\['kernel'\].* of shape \(3, 3, 4\).*optax.masked"
+        ValueError, match=r"\['layers'\]\[0\]\['kernel'\].* of shape \(3, 3, 4\).*replace"
     ):
         found(model)
     assert found(model, layers=(nnx.Conv,)) == {"layers/1/kernel": (0, 1)}
+    axes = nnx_kernel_axes(model).replace({"layers/0/kernel": (1,)})
     updates = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    mine = {"layers": {0: True, 1: False}}
-    tx = optax.chain(
-        optax.masked(centralize(nnx_kernel_axes(model)), jax.tree.map(lambda each: not each, mine)),
-        centralize({"layers": {0: {"kernel": (1,), "bias": None}, 1: None}}),
-    )
-    after: Any = tx.update(updates, tx.init(updates))[0]
+    after: Any = centralize(axes).update(updates, optax.EmptyState())[0]
     np.testing.assert_allclose(jnp.mean(after["layers"][0]["kernel"], 1), 0, atol=1e-6)
     np.testing.assert_allclose(jnp.mean(after["layers"][1]["kernel"], (0, 1)), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        ({"layers/9/kernel": (0,)}, ValueError, "no leaf 'layers/9/kernel'.*layers/0/"),
+        ({"layers/0/kernel": (0, 7)}, ValueError, r"\(0, 7\) are out of range for layers/0/kernel"),
+        ({"layers/0/kernel": [0]}, TypeError, "layers/0/kernel must be a tuple of ints"),
+        ({"layers/0/kernel": ("a",)}, TypeError, "layers/0/kernel must be a tuple of ints"),
+    ],
+)
+def test_replaced_axes_must_fit_the_model(axes, error, message):
+    model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs()))
+    with pytest.raises(error, match=message):
+        nnx_kernel_axes(model).replace(axes)
+
+
+def test_replaced_leaves_are_left_alone_on_request_and_the_rest_keeps_its_reason():
+    class Own(nnx.Module):
+        def __init__(self):
+            self.weight = nnx.Param(jnp.ones((3, 4)))
+
+    model = nnx.Sequential(Own(), nnx.Linear(4, 2, rngs=rngs()))
+    axes = nnx_kernel_axes(model).replace({"layers/1/kernel": None})
+    text = tabulate(nnx.state(model, nnx.Param), axes)
+    assert "left alone on request: 1 leaf, 8 weights\n  layers/1/kernel" in text
+    assert "unknown layer Own: 1 leaf, 12 weights" in text
+
+
+@pytest.mark.parametrize("model", [None, {}, 3, nnx.Linear, lambda x: x, nnx.Dropout(0.5)])
+def test_what_is_not_a_model_with_parameters_is_refused_at_once(model):
+    with pytest.raises(TypeError, match=r"must be an nnx\.Module that has parameters; got"):
+        nnx_kernel_axes(model)
 
 
 def test_kernel_that_its_layer_did_not_make_is_named():
     model = nnx.Linear(3, 4, rngs=rngs())
     model.kernel = nnx.Param(jnp.ones((5, 4)))
-    with pytest.raises(ValueError, match=r"\['kernel'\].*no stack of kernels"):
+    with pytest.raises(ValueError, match=r"\['kernel'\].*not a stack of kernels"):
         found(model)
 
 
@@ -269,11 +298,11 @@ def test_unknown_layers_are_left_alone_and_named():
     text = tabulate(nnx.state(model, nnx.Param), axes)
     assert "unknown layer Experts: 1 leaf, 24 weights\n  layers/0/kernel" in text
     assert "unknown layer Einsum: 1 leaf, 9 weights" in text
-    assert "no kernel: 1 leaf, 6 weights" in text
+    assert "not a kernel: 1 leaf, 6 weights" in text
 
 
 def test_a_state_is_no_model():
-    with pytest.raises(TypeError, match=r"nnx\.Module, not a State"):
+    with pytest.raises(TypeError, match=r"nnx\.Module that has parameters; got State"):
         nnx_kernel_axes(nnx.state(nnx.Linear(3, 4, rngs=rngs())))
 
 
