@@ -14,15 +14,18 @@ git config user.name "docs workflow"
 git config user.email "docs@localhost"
 pages=$(mktemp -d)
 if git fetch origin gh-pages; then
-    git worktree add "$pages" origin/gh-pages
-else
-    git worktree add --orphan -b gh-pages "$pages"
+    git worktree add "$pages" FETCH_HEAD
+    cd "$pages"
+else # the first time
+    git worktree add --detach "$pages"
+    cd "$pages"
+    git checkout --orphan gh-pages
+    git rm -rfq --ignore-unmatch .
 fi
-cd "$pages"
 
 rm -rf "${version:?}"
 cp -r "$site" "$version"
-newest=$(find . -maxdepth 1 -name "v*" -printf "%f\n" | sort -V | tail -n 1)
+newest=$(find . -maxdepth 1 -type d -name "v*" -printf "%f\n" | sort -V | tail -n 1)
 if [[ $version == "$newest" ]]; then
     rm -rf stable
     cp -r "$site" stable
