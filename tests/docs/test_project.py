@@ -28,7 +28,9 @@ def checkout(tmp_path):
     git(tmp_path, "init", "--bare", "--initial-branch=main", "remote")
     git(tmp_path, "clone", "remote", "checkout")
     clone = tmp_path / "checkout"
-    git(clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "first")
+    git(
+        clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "first"
+    )
     git(clone, "push", "origin", "HEAD:main")
     return clone
 
