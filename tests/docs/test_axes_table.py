@@ -1,8 +1,11 @@
 """The tables of layers on the page about axes say what the library does."""
 
+import functools
 import re
 from pathlib import Path
 
+import equinox as eqx
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import pytest
@@ -38,8 +41,8 @@ def at(tree, leaf):
     )
 
 
-def check(params, axes, leaf, shape, told, by_shape):
-    asked, guessed = at(axes(params), leaf), at(optax_gc.kernel_axes(params), leaf)
+def check(params, axes, leaf, shape, told, by_shape, rule=optax_gc.kernel_axes):
+    asked, guessed = at(axes(params), leaf), at(rule(params), leaf)
     assert at(params, leaf).shape == numbers(shape, "x")
     assert asked == (None if told == "left alone" else numbers(told, ","))
     verdict = "same" if guessed == asked else "left alone" if guessed is None else "wrong"
@@ -63,4 +66,26 @@ def test_linen_layers_are_as_the_table_says(row):
     x = jax.ShapeDtypeStruct(numbers(shape_of_input, "x"), jnp.float32)
     params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     axes = optax_gc.linen_kernel_axes(module, jax.random.key(0), x)
+    check(params, axes, leaf, shape, told, by_shape)
+
+
+@pytest.mark.parametrize("row", rows("equinox"), ids=lambda row: " ".join(row[:2]))
+def test_equinox_layers_are_as_the_table_says(row):
+    layer, leaf, shape, told, by_shape = row
+    make = eval(f"lambda key: {layer[:-1]}, key=key)", {"eqx": eqx})
+    if "Norm" in layer:  # a norm draws no random numbers
+        make = eval(f"lambda key: {layer}", {"eqx": eqx})
+    model = eqx.filter_eval_shape(make, jax.random.key(0))
+    params = eqx.filter(model, lambda leaf: hasattr(leaf, "shape"))
+    rule = functools.partial(optax_gc.kernel_axes, out_axis=0)
+    check(params, optax_gc.equinox_kernel_axes(model), leaf, shape, told, by_shape, rule)
+
+
+@pytest.mark.parametrize("row", rows("haiku"), ids=lambda row: " ".join(row[:3]))
+def test_haiku_layers_are_as_the_table_says(row):
+    layer, shape_of_input, leaf, shape, told, by_shape = row
+    model = hk.transform(lambda x: eval(layer, {"hk": hk})(x))
+    x = jax.ShapeDtypeStruct(numbers(shape_of_input, "x"), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    axes = optax_gc.haiku_kernel_axes(model, jax.random.key(0), x)
     check(params, axes, leaf, shape, told, by_shape)
