@@ -105,10 +105,8 @@ def _inspect(factory: Any, inputs: list[jax.ShapeDtypeStruct]) -> tuple[Any, Any
 
 
 def _build(factory: Any) -> Any:
-    try:
-        names = inspect.signature(factory).parameters
-    except ValueError:
-        names = {}
+    made_by = factory.__init__ if isinstance(factory, type) else factory
+    names = inspect.signature(made_by).parameters
     if "rngs" in names:
         from flax import nnx
 
