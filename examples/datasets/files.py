@@ -19,6 +19,7 @@ import scipy.io
 from PIL import Image
 
 from examples.datasets.types import DatasetError, Example
+from examples.training.errors import describe
 
 # The modes of Pillow that hold 8 bits a channel or less. Converted to RGB, the others are clipped:
 # an image of 16 bits comes out white.
@@ -99,16 +100,9 @@ def expect(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; expected {what}") from error
     except _BROKEN as error:
-        reason = _shorten(error)
-        raise DatasetError(f"{path}: expected {what}, but reading it failed: {reason}") from error
-
-
-def _shorten(error: BaseException) -> str:
-    # The text of a UnicodeDecodeError is short, but its repr holds the whole file.
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, KeyError):
-        text = f"{text} is missing"
-    return text if len(text) <= 200 else text[:200] + "…"
+        raise DatasetError(
+            f"{path}: expected {what}, but reading it failed: {describe(error)}"
+        ) from error
 
 
 def find_folder(data_dir: Path | None, folder: str, origin: str) -> Path:

@@ -22,3 +22,12 @@ class StoppedError(UserError):
 
 class DivergedError(StoppedError):
     """The numbers of a run are no longer finite."""
+
+
+def describe(error: BaseException) -> str:
+    """Returns what an exception of a library says, as one line of at most 200 characters."""
+    # The text of a UnicodeDecodeError is short, but its repr holds the whole file.
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"{text} is missing"
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -19,6 +19,9 @@ from examples.training.progress import Bar, Clock, Means
 from examples.training.sharding import put_batch
 from examples.training.steps import Metrics, State, all_finite
 
+# The record of a run before its first step, which has no checkpoint.
+_START: Mapping[str, Any] = {"log": None, "means": {}, "clock": {}, "seconds": 0.0}
+
 
 class Job(NamedTuple):
     """All that the loop needs to know of a run.
@@ -101,13 +104,14 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         stack.enter_context(_disk_errors(checkpoints))
         batches = stack.enter_context(contextlib.closing(iter(job.batches)))
-        done, state, record = checkpoints.restore(job.init(), batches)
-        log = stack.enter_context(
-            Log(folder, step=done, offset=record.get("offset", 0), writes=jax.process_index() == 0)
-        )
-        means = Means(**record.get("means", {}))
-        clock = Clock(**record.get("clock", {}))
-        before = record.get("seconds", 0.0)
+        state = job.init()
+        done, state, record = checkpoints.restore(state, batches) or (0, state, _START)
+        writes = jax.process_index() == 0
+        log = stack.enter_context(Log(folder, step=done, place=record["log"], writes=writes))
+        if log.moved:
+            console.print(f"no checkpoint covers the lines of an earlier start: see {log.moved}")
+        means, clock = Means(**record["means"]), Clock(**record["clock"])
+        before = record["seconds"]
         bar = stack.enter_context(Bar(console, done, job.steps, job.progress))
 
         def diverged(number, problem):
@@ -165,7 +169,7 @@ def train(
                     raise diverged(number, "it leaves weights that are not finite")
                 # Copies, because they are written while training continues.
                 record = {
-                    "offset": log.offset(),
+                    "log": log.place(),
                     "means": dict(vars(means)),
                     "clock": dict(vars(clock)),
                     "seconds": before + time.perf_counter() - begin,
