@@ -1,4 +1,4 @@
-"""Files as the authors of the data sets wrote them: images, lists and MATLAB files, read or refused.
+"""Files as the authors of the data sets wrote them: images and lists, read or refused.
 
 Every error names the file, the line or entry if there is one, what was found and what was expected.
 """
@@ -15,7 +15,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from examples.datasets.types import DatasetError, Example
@@ -24,8 +23,8 @@ from examples.training.errors import describe
 # The modes of Pillow that hold 8 bits a channel or less. Converted to RGB, the others are clipped:
 # an image of 16 bits comes out white.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-# What the readers of lists, pickles, MATLAB files and images raise on broken files.
-_BROKEN = (
+# What the readers of lists, pickles and images raise on broken files.
+BROKEN = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -40,7 +39,6 @@ _BROKEN = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    scipy.io.matlab.MatReadError,
 )
 
 
@@ -99,7 +97,7 @@ def expect(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; expected {what}") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DatasetError(
             f"{path}: expected {what}, but reading it failed: {describe(error)}"
         ) from error
@@ -219,12 +217,6 @@ def read_pairs(path: Path, what: str) -> dict[str, str]:
             )
         pairs[key] = value.strip()
     return pairs
-
-
-def read_mat(path: Path, variable: str, what: str) -> Any:
-    """Reads one variable of a MATLAB file, an array of rank 1."""
-    with expect(path, what):
-        return np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)[variable])
 
 
 def whole_numbers(path: Path, numbers: Iterable[Any]) -> list[int]:

@@ -1,6 +1,8 @@
 """Checkpoints, by Orbax: the state of a run, the place in its data, and a record of the log."""
 
 import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,26 @@ from examples.training.steps import path_name
 
 class CheckpointError(UserError):
     """A checkpoint could not be written or read. The message names it, and the last good one."""
+
+
+@contextlib.contextmanager
+def _quiet_reads() -> Iterator[None]:
+    """Keeps back what Orbax's threads print where one of several reads fails.
+
+    The error itself is raised. The other reads then end on an event loop that is closed by now, and
+    each would print a traceback of that.
+    """
+    show = sys.unraisablehook
+
+    def hook(late):
+        if str(late.exc_value) != "Event loop is closed":
+            show(late)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
 
 
 class Restored(NamedTuple):
@@ -41,14 +63,15 @@ def read_variables(folder: Path) -> dict[str, np.ndarray]:
     steps = _steps_in(folder)
     if not steps:
         raise CheckpointError(f"{folder}: no checkpoint of a run is here")
-    try:
-        state = _read(folder, steps[-1]).state
-        # A path is in only one of the two.
-        leaves = [
-            leaf for key in ("params", "rest") for leaf in tree_flatten_with_path(state[key])[0]
-        ]
-    except Exception as error:  # of Orbax, TensorStore or the file system
-        raise _unusable(folder, steps[-1], error) from error
+    with _quiet_reads():
+        try:
+            state = _read(folder, steps[-1]).state
+            # A path is in only one of the two.
+            leaves = [
+                leaf for key in ("params", "rest") for leaf in tree_flatten_with_path(state[key])[0]
+            ]
+        except Exception as error:  # of Orbax, TensorStore or the file system
+            raise _unusable(folder, steps[-1], error) from error
     # Other dtypes are counts, and keys of dropout.
     return {
         path_name(path): leaf for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -142,21 +165,20 @@ class Checkpoints(contextlib.AbstractContextManager):
         if step is None:
             return None
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target),
-                    data=grain.checkpoint.CheckpointRestore(batches),
-                    record=ocp.args.JsonRestore(),
-                ),
-            )
-            record = _check_digest(step, restored["state"], restored["record"])
-            place = batches.get_state()["batches"]
-            if place != step:
-                raise ValueError(f"its place in the data is batch {place} and not batch {step}")
-        except Exception as error:  # of Orbax, TensorStore, Grain or the file system
-            raise _unusable(self._folder, step, error) from error
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target),
+            data=grain.checkpoint.CheckpointRestore(batches),
+            record=ocp.args.JsonRestore(),
+        )
+        with _quiet_reads():
+            try:
+                restored = self._manager.restore(step, args=args)
+                record = _check_digest(step, restored["state"], restored["record"])
+                place = batches.get_state()["batches"]
+                if place != step:
+                    raise ValueError(f"its place in the data is batch {place} and not batch {step}")
+            except Exception as error:  # of Orbax, TensorStore, Grain or the file system
+                raise _unusable(self._folder, step, error) from error
         return Restored(step, restored["state"], record)
 
     def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:

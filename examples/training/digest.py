@@ -31,7 +31,7 @@ def digest_of(step: int, record: Mapping[str, Any], state: Any) -> str:
     for name in sorted(leaves):
         array = _whole_array(leaves[name])
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -145,11 +145,10 @@ def train(
             pending = number, values
 
             epoch, rest = divmod(number, job.steps_per_epoch)
-            stop = interrupted()
+            stop = interrupted(number)
             first = number == done + 1  # this step compiles, so it is not timed
             due = number % (checkpoint_every or job.steps_per_epoch) == 0
-            # Processes save together or not at all, and Ctrl-C reaches each at a different step.
-            save = due or number == job.steps or (stop and jax.process_count() == 1)
+            save = due or number == job.steps or stop
             if save or first or rest == 0:
                 report(*pending)
                 pending = None
@@ -177,8 +176,9 @@ def train(
                 checkpoints.save(number, state, batches, record)
             if stop:
                 checkpoints.wait()
+                cause = "Ctrl-C" if jax.process_count() == 1 else "Ctrl-C or SIGTERM"
                 raise StoppedError(
-                    f"Ctrl-C at step {number} of {job.steps}; {checkpoints.last_good()}. "
+                    f"{cause} at step {number} of {job.steps}; {checkpoints.last_good()}. "
                     "The same command continues from there"
                 )
         checkpoints.wait()

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import struct
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from examples import datasets
-from examples.datasets import files, small, transforms
+from examples.datasets import files, matlab, small, transforms
 from examples.datasets.files import ImageFiles, check_names, decode, read_pairs, whole_numbers
 from examples.datasets.types import Arrays, DatasetError
 from examples.training.errors import SettingError
@@ -135,3 +136,15 @@ def test_an_image_that_is_too_long_for_its_width_is_refused_before_it_is_enlarge
 def test_squares_that_do_not_divide_the_image_name_the_flag():
     with pytest.raises(SettingError, match=r"--pool 3: it must divide .* 8 x 8"):
         transforms.mean_pool(np.zeros((8, 8, 1), np.uint8), None, factor=3)
+
+
+def test_a_matlab_file_that_makes_the_reader_crash_is_one_error(tmp_path, monkeypatch):
+    """SciPy's reader is a process of its own, which here ends as after a segmentation fault."""
+    (tmp_path / "a.mat").write_bytes(b"")
+    monkeypatch.setattr(matlab, "_read", crash)
+    with pytest.raises(DatasetError, match=r"a\.mat: expected a list, .* made the reader crash"):
+        matlab.read_mat(tmp_path / "a.mat", "x", "a list")
+
+
+def crash(path, variable, sender):
+    os.kill(os.getpid(), signal.SIGSEGV)
