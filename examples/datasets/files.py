@@ -23,6 +23,8 @@ from examples.training.errors import describe
 # The modes of Pillow that hold 8 bits a channel or less. Converted to RGB, the others are clipped:
 # an image of 16 bits comes out white.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# More than any image of the data sets has. Decoded, these take 200 MB.
+_MOST_PIXELS = 2**26
 # What the readers of lists, pickles and images raise on broken files.
 BROKEN = (
     ArithmeticError,
@@ -128,8 +130,8 @@ def decode(path: str) -> np.ndarray:
     """Reads an image file as uint8 (height, width, 3).
 
     Raises:
-      DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, or
-        holds more than 8 bits a channel.
+      DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, holds
+        more than 8 bits a channel, or has more than 2**26 pixels.
     """
     with expect(path, "an image"):
         # Opening a pipe would wait for a writer for ever.
@@ -140,6 +142,11 @@ def decode(path: str) -> np.ndarray:
                 raise DatasetError(
                     f"{path}: the image has the mode {image.mode}, which holds more than 8 bits a "
                     "channel; convert it to 8 bits first"
+                )
+            if image.width * image.height > _MOST_PIXELS:
+                raise DatasetError(
+                    f"{path}: the image has {image.width} x {image.height} pixels, which is more than "
+                    f"{_MOST_PIXELS:,}; make it smaller or remove it from the data set"
                 )
             return np.asarray(image.convert("RGB"))
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import resource
 import signal
 import struct
 import time
@@ -97,6 +98,14 @@ def test_images_of_8_bits_are_read_as_rgb(tmp_path, mode):
     Image.new("RGB", (5, 4), (200, 200, 200)).convert(mode).save(tmp_path / "a.png")
     image = decode(str(tmp_path / "a.png"))
     assert (image.shape, image.dtype) == ((4, 5, 3), np.uint8)
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (9000, 9000)).save(tmp_path / "a.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DatasetError, match=r"a\.png: the image has 9000 x 9000 pixels, which is"):
+        decode(str(tmp_path / "a.png"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 def test_a_pipe_in_place_of_an_image_is_refused_at_once(tmp_path):

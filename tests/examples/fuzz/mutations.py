@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def damage(draw: Any, content: bytes) -> bytes:
         case "write":
             return content[:start] + draw(st.binary(max_size=16)) + content[end:]
         case "word":
-            words = content.split()
+            words = re.findall(rb'[^\s,:"{}\[\]]+', content[:100_000])
             if not words:
                 return draw(st.sampled_from(_WORDS))
             word = draw(st.sampled_from(words))
