@@ -43,8 +43,8 @@ class _Run(NamedTuple):
       held_out: for validation, training and test, the inputs and labels to evaluate at the end.
     """
 
-    key: jax.Array
-    rate: jax.Array
+    key: Any
+    rate: Any
     inputs: Any
     labels: Any
     order: Any
@@ -134,14 +134,13 @@ def draw_order(task: Task, examples: int, seed: int) -> np.ndarray:
 
 def _record(row: dict[str, Any], splits: Splits) -> Record:
     """Rounds the numbers of a run. A collapsed run counts as guessing."""
-    accuracy, loss = splits.guess
     collapsed = not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(row))
-    ends = {
-        f"{part}_{name}": guess if collapsed else float(row[part][i])
-        for part in ("validation", "train", "test")
-        for i, (name, guess) in enumerate((("accuracy", accuracy), ("loss", loss)))
-    }
-    curve = np.where(np.isfinite(row["curve"]), row["curve"], loss)
+    parts = {"validation": splits.validation, "train": splits.train, "test": splits.test}
+    ends = {}
+    for name, part in parts.items():
+        accuracy, loss = splits.guess(part) if collapsed else map(float, row[name])
+        ends |= {f"{name}_accuracy": accuracy, f"{name}_loss": loss}
+    curve = np.where(np.isfinite(row["curve"]), row["curve"], np.log(splits.classes))
     return {
         **{name: float(f"{value:.6g}") for name, value in ends.items()},
         "curve": [float(f"{value:.5g}") for value in curve],
