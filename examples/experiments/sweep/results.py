@@ -20,6 +20,7 @@ METRICS = (
     "train_loss",
     "validation_accuracy",
     "validation_loss",
+    "guess_accuracy",
     "curve",
     "share_removed",
     "collapsed",
@@ -81,6 +82,9 @@ class TaskResults:
         for name in METRICS:
             if name not in record:
                 raise KeyError(name)
+        guess = record["guess_accuracy"]
+        if not isinstance(guess, int | float) or not 0 <= guess <= 100:
+            raise ValueError(f"guess_accuracy is {guess!r}, which is not a percentage")
         if not isinstance(record["collapsed"], bool):
             raise TypeError(f"collapsed is {record['collapsed']!r}, which is not true or false")
         curve = np.asarray(record["curve"], np.float64)

@@ -92,9 +92,9 @@ def _mlps() -> Iterator[Task]:
 
 def _resnets() -> Iterator[Task]:
     sets = {
-        "mnist300": (data.mnist(300), 25, 3.0),
+        "mnist300": (data.mnist(300), 25, 4.0),
         "fashion1000": (data.fashion(1000), 15, 6.0),
-        "mnist2500": (data.mnist(2500), 10, 10.0),
+        "mnist2500": (data.mnist(2500), 10, 8.0),
     }
     norms = {
         "one group": "one-group",

@@ -71,9 +71,10 @@ def train_point(point: Point, splits: Sequence[Splits], seeds: Sequence[int]) ->
       seeds: the seeds.
 
     Returns:
-      For each seed, its accuracies in percent, its losses in nats, the validation losses along the
-      run (`curve`), the share of gradient energy that GC removes at the start (`share_removed`),
-      whether the run collapsed, and its seconds.
+      For each seed, its accuracies in percent, its losses in nats, the validation accuracy of
+      guessing (`guess_accuracy`), the validation losses along the run (`curve`), the share of
+      gradient energy that GC removes at the start (`share_removed`), whether the run collapsed, and
+      its seconds.
     """
     begin = time.perf_counter()
     runs = [_prepare(point, split, seed) for split, seed in zip(splits, seeds, strict=True)]
@@ -143,6 +144,7 @@ def _record(row: dict[str, Any], splits: Splits) -> Record:
     curve = np.where(np.isfinite(row["curve"]), row["curve"], np.log(splits.classes))
     return {
         **{name: float(f"{value:.6g}") for name, value in ends.items()},
+        "guess_accuracy": float(f"{splits.guess(splits.validation)[0]:.6g}"),
         "curve": [float(f"{value:.5g}") for value in curve],
         "share_removed": float(f"{row['share_removed']:.4g}"),
         "collapsed": collapsed,
