@@ -135,7 +135,7 @@ def _lms() -> Iterator[Task]:
     optimizers: tuple[Optimizer, ...] = ("adamw", "muon")
     for optimizer in optimizers:
         yield Task(
-            f"lm-pydoc-{optimizer}", "lm", "layer", data.text(64), optimizer, 32, None, 300, 30.0
+            f"lm-pydoc-{optimizer}", "lm", "layer", data.text(64), optimizer, 32, None, 300, 45.0
         )
 
 
