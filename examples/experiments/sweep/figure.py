@@ -1,17 +1,14 @@
 """The picture of the sweep: where GC helps, by the learning rate, and by how much when tuned."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.inference import MARGIN, combine
+from examples.experiments.sweep.rates import rate
 
 if TYPE_CHECKING:
     from examples.experiments.sweep.report import Finding
@@ -41,21 +38,22 @@ _CONTROL_LABELS = {
 }
 
 
-def draw(findings: "list[Finding]", path: Path) -> None:
-    """Draws the picture into a PNG file.
+def draw(findings: "list[Finding]") -> Figure:
+    """Draws the picture.
 
     Left: the difference of the test error at each rate, a line for each task, and the random-effects
     mean over the tasks with its 95 % interval. Right: the difference when both arms are tuned, a row
     for each task, with its 95 % interval, the controls, and the prediction for a new task.
+
+    Args:
+      findings: those of at least one task.
     """
     height = max(4.5, 1.8 + 0.26 * len(findings))
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(13, height), layout="constrained", gridspec_kw={"width_ratios": (1, 1.15)}
-    )
+    figure = Figure(figsize=(13, height), layout="constrained")
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.15)})
     _draw_rates(left, findings)
     _draw_tuned(right, findings)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return figure
 
 
 def _draw_rates(axes: Axes, findings: "list[Finding]") -> None:
@@ -100,10 +98,9 @@ def _draw_rates(axes: Axes, findings: "list[Finding]") -> None:
 
 
 def _ratio_label(offset: int) -> str:
-    if offset == 0:
-        return "1"
-    size = f"{10 ** (abs(offset) / 2):.2g}" if offset % 2 else f"{10 ** (abs(offset) // 2)}"
-    return size if offset > 0 else f"1/{size}"
+    """Returns a number of half-decades as a ratio, such as "1/3", "1", "3" and "10"."""
+    ratio = f"{rate(abs(offset)):g}"
+    return f"1/{ratio}" if offset < 0 else ratio
 
 
 def _draw_tuned(axes: Axes, findings: "list[Finding]") -> None:
@@ -146,4 +143,4 @@ def _draw_tuned(axes: Axes, findings: "list[Finding]") -> None:
         )
         for arm, label in _CONTROL_LABELS.items()
     ]
-    axes.legend(handles=handles, fontsize=8, frameon=False, loc="best")
+    axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower right")

@@ -253,8 +253,8 @@ def _law(findings: list[Finding]) -> str:
         ("the difference at the chosen rates", shares, gains),
         ("the ratio of the largest stable rates", shares[known], ratios),
     ):
-        if len(x) < 5 or not np.ptp(y):
-            lines.append(f"- With {name}: the tasks do not differ in it.")
+        if len(x) < 5 or not np.ptp(x) or not np.ptp(y):
+            lines.append(f"- With {name}: too few tasks differ.")
             continue
         value, low, high = rank_correlation(x, y)
         word = "predicts it" if low > 0 or high < 0 else "does not predict it"
@@ -290,10 +290,9 @@ def main() -> None:
     try:
         findings = find_all(arguments.results)
         report = write_report(findings)
-        arguments.results.mkdir(parents=True, exist_ok=True)
         write_whole(arguments.results / "report.md", report)
         if findings:
-            draw(findings, arguments.results / "sweep.png")
+            draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
     except (UserError, OSError) as error:
         sys.exit(f"stopped: {error}")
     print(report, end="")

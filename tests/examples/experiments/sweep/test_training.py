@@ -14,8 +14,8 @@ def load_few_digits(seed, data_dir=None):
     """Returns 200 digits of 8x8 as rows, in the layout of a loader."""
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(200)
-    rows = (pixels / 8 - 1).astype(np.float32), labels.astype(np.int32)
-    train, validation, test = (Part(rows[0][i], rows[1][i]) for i in np.split(order, [120, 160]))
+    rows, labels = np.asarray(pixels, np.float32) / 8 - 1, np.asarray(labels, np.int32)
+    train, validation, test = (Part(rows[i], labels[i]) for i in np.split(order, [120, 160]))
     return Splits(train, validation, test, classes=10)
 
 
