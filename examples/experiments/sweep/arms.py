@@ -1,4 +1,4 @@
-"""What each arm of PLAN.md does to the gradient, before the optimizer."""
+"""What each arm of PLAN.md does to the gradient, or to the optimizer's update."""
 
 from typing import Any, Literal, get_args
 
@@ -8,13 +8,32 @@ import optax
 
 import optax_gc
 
-Arm = Literal["none", "gc", "random_direction", "scaled_length", "optax_centralize"]
+Arm = Literal["none", "gc", "random_direction", "scaled_length", "optax_centralize", "gc_update"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-CONTROLS = ARMS[2:]
+CONTROLS: tuple[Arm, ...] = ("random_direction", "scaled_length", "optax_centralize")
+
+
+def with_arm(
+    arm: Arm,
+    optimizer: optax.GradientTransformation,
+    axes: Any,
+    params: Any,
+    key: jax.Array,
+) -> optax.GradientTransformation:
+    """Returns an optimizer with what an arm does before it, or after it.
+
+    Args:
+      arm: the arm. GC acts on the update in `gc_update`, and all other arms act on the gradient.
+      optimizer: the optimizer.
+      axes, params, key: as for `arm_transform`.
+    """
+    if arm == "gc_update":
+        return optax.chain(optimizer, optax_gc.centralize(axes))
+    return optax.chain(arm_transform(arm, axes, params, key), optimizer)
 
 
 def arm_transform(arm: Arm, axes: Any, params: Any, key: jax.Array) -> optax.GradientTransformation:
-    """Returns what an arm does to the gradient.
+    """Returns what an arm does to a gradient or to an update.
 
     Args:
       arm: the arm.
@@ -24,7 +43,7 @@ def arm_transform(arm: Arm, axes: Any, params: Any, key: jax.Array) -> optax.Gra
     """
     if arm == "none":
         return optax.identity()
-    if arm == "gc":
+    if arm in ("gc", "gc_update"):
         return optax_gc.centralize(axes)
     if arm == "optax_centralize":
         return optax.centralize()

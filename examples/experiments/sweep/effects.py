@@ -87,6 +87,15 @@ class TaskEffects:
         return self.gc.error - self.none.error
 
 
+def tune(results: TaskResults, arm: Arm) -> Tuned:
+    """Returns an arm at the rates that cross-fitting chooses for it.
+
+    Raises:
+      KeyError: results are missing.
+    """
+    return _tune(results, arm, choose_rates(results.over_grid(arm, "validation_accuracy")))
+
+
 def measure_effects(results: TaskResults) -> TaskEffects:
     """Returns the outcomes of a task.
 

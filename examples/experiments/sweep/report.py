@@ -26,7 +26,7 @@ from examples.experiments.sweep.inference import (
     sign_test,
 )
 from examples.experiments.sweep.results import TaskResults
-from examples.experiments.sweep.tasks import SEEDS, TASKS
+from examples.experiments.sweep.tasks import SEEDS, tasks_of
 from examples.training.errors import UserError
 from examples.training.files import write_whole
 
@@ -55,12 +55,12 @@ class Finding:
 
 
 def find_all(folder: Path) -> list[Finding]:
-    """Returns the findings of all complete tasks, in the order of `TASKS`.
+    """Returns the findings of all complete tasks of E1, in the order of their runs.
 
     Raises:
       ResultsError: a line of results cannot be right.
     """
-    results = [TaskResults(task, folder) for task in TASKS.values()]
+    results = [TaskResults(task, folder) for task in tasks_of("e1")]
     effects = [measure_effects(one) for one in results if one.complete]
     p_values = adjust([one.difference.p_value for one in effects])
     return [
@@ -79,8 +79,9 @@ def overall(findings: list[Finding]) -> tuple[Overall, Verdict] | None:
 
 def write_report(findings: list[Finding]) -> str:
     """Returns the tables of the sweep in Markdown."""
-    done = f"{len(findings)} of {len(TASKS)} tasks are complete, each with {len(SEEDS)} seeds."
-    if len(findings) < len(TASKS):
+    tasks = len(tasks_of("e1"))
+    done = f"{len(findings)} of {tasks} tasks are complete, each with {len(SEEDS)} seeds."
+    if len(findings) < tasks:
         done += (
             " Holm's correction is over these tasks, so verdicts can change until all are complete."
         )

@@ -130,9 +130,9 @@ class TaskResults:
         return np.asarray([self.values(arm, number, name) for number in self.grid()])
 
     def grid(self) -> range:
-        """Returns the numbers of the rates that both arms need, as far as is known yet.
+        """Returns the numbers of the rates that the task's arms need, as far as is known yet.
 
-        While the best rate of an arm on validation is at an end of the complete grid, the grid is
+        While the best rate of none or of GC on validation is at an end of the complete grid, the grid is
         one half-decade longer at that end.
         """
         grid = self.task.grid
@@ -154,8 +154,7 @@ class TaskResults:
         return np.asarray([self.values(arm, number, "validation_accuracy") for number in grid])
 
     def _missing(self, grid: range) -> list[Point]:
-        arms: tuple[Arm, ...] = ("none", "gc")
-        points = [Point(self.task, arm, rate(number)) for number in grid for arm in arms]
+        points = [Point(self.task, arm, rate(number)) for number in grid for arm in self.task.arms]
         return [point for point in points if self.missing_seeds(point)]
 
     def control_numbers(self) -> tuple[int, int]:
@@ -173,7 +172,7 @@ class TaskResults:
         The controls follow when the grid is complete, since it says at which rates they run.
         """
         missing = self._missing(self.grid())
-        if missing:
+        if missing or not self.task.controls:
             return missing
         best, above = self.control_numbers()
         # One above the best rate of an extended grid can be outside of it.

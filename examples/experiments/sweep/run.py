@@ -1,4 +1,4 @@
-"""Makes the missing runs of the sweep, E1 of PLAN.md.
+"""Makes the missing runs of the sweep: E1, E2 and E5 of PLAN.md.
 
     python -m examples.experiments.sweep.run
     python -m examples.experiments.sweep.run mlp-letter mlp-letter-layer
@@ -17,13 +17,11 @@ from typing import Annotated
 import tyro
 
 from examples.experiments.store import RESULTS, locked
+from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.tasks import SEEDS, TASKS, Task, find_task
 from examples.training.errors import UserError
 
 FOLDER = RESULTS / "sweep"
-# The number of points of a task whose grid is not extended: two arms at six rates, and three
-# controls at two rates.
-_POINTS = 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Arguments:
     """Makes the missing runs of the sweep, one point (a task, an arm and a rate) after the other."""
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The tasks, in this order. By default all of them, the cheapest first."""
+    """The tasks, in this order. By default all of them, the cheapest experiments first."""
     data_dir: Path | None = None
     """The folder of Fashion-MNIST. By default that of Debian's package dataset-fashion-mnist."""
     results: Path = FOLDER
@@ -91,7 +89,10 @@ def _seconds_left(results) -> float:
     """Estimates the seconds that a task still takes, from its own runs or from a trial."""
     done = [record["seconds"] for record in results.store.records()]
     each = sum(done) / len(done) if done else results.task.seconds
-    expected = max(_POINTS * len(SEEDS), len(done))
+    task = results.task
+    points = len(task.arms) * len(task.grid) + 2 * len(CONTROLS) * task.controls
+    # A grid that is extended has more runs than are expected here.
+    expected = max(points * len(SEEDS), len(done))
     return each * (expected - len(done)) if not results.complete else 0.0
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 import optax_gc
 from examples.experiments.store import Record
-from examples.experiments.sweep.arms import Arm, arm_transform, share_removed
+from examples.experiments.sweep.arms import Arm, share_removed, with_arm
 from examples.experiments.sweep.data import Splits
 from examples.experiments.sweep.tasks import Task
 
@@ -160,8 +160,7 @@ def _program(task: Task, arm: Arm, shape: tuple[int, ...], classes: int) -> Call
 
     def optimizer(key: jax.Array, rate: jax.Array, steps: int) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(rate, steps)
-        transform = arm_transform(arm, axes, shapes, key)
-        return optax.chain(transform, _OPTIMIZERS[task.optimizer](schedule))
+        return with_arm(arm, _OPTIMIZERS[task.optimizer](schedule), axes, shapes, key)
 
     def init(run: _Run) -> tuple[_Carry, jax.Array]:
         _, params, statistics = nnx.split(
@@ -259,6 +258,8 @@ def _muon(schedule: Callable) -> optax.GradientTransformation:
 
 _OPTIMIZERS: dict[str, Callable[[Callable], optax.GradientTransformation]] = {
     "sgdm": lambda schedule: optax.sgd(schedule, momentum=0.9),
-    "adamw": lambda schedule: optax.adamw(schedule, weight_decay=0.0),
+    "adam": optax.adam,
+    "adamw": lambda schedule: optax.adamw(schedule, weight_decay=0.01),
+    "lion": lambda schedule: optax.lion(schedule, weight_decay=0.0),
     "muon": _muon,
 }

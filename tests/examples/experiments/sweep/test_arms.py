@@ -10,7 +10,13 @@ import pytest
 from flax import nnx
 
 import optax_gc
-from examples.experiments.sweep.arms import ARMS, arm_transform, random_directions, share_removed
+from examples.experiments.sweep.arms import (
+    ARMS,
+    arm_transform,
+    random_directions,
+    share_removed,
+    with_arm,
+)
 from examples.experiments.sweep.nets import NETS, NORMS, net
 from examples.experiments.sweep.rates import rate, rate_number
 
@@ -112,6 +118,18 @@ def test_optax_centralize_averages_over_other_axes_than_gc(gradient):
     expected, _ = optax.centralize().update(updates, optax.EmptyState())
     assert all(map(np.array_equal, kernels(apply("optax_centralize", gradient)), kernels(expected)))
     assert not np.allclose(kernels(expected)[1], kernels(apply("gc", gradient))[1])
+
+
+@pytest.mark.parametrize("arm", ["none", "gc", "gc_update"])
+def test_gc_acts_on_the_gradient_or_on_the_update(gradient, arm):
+    tx = with_arm(arm, optax.scale_by_sign(), AXES, gradient, KEY)
+    updates: Any = tx.update(gradient, tx.init(gradient))[0]
+    for kernel, before in zip(kernels(updates), kernels(gradient), strict=True):
+        if arm == "gc_update":
+            np.testing.assert_allclose(kernel.mean(0), 0, atol=1e-6)
+        else:
+            centred = before - before.mean(0) * (arm == "gc")
+            np.testing.assert_array_equal(kernel, np.sign(centred))
 
 
 def test_the_share_removed_is_that_of_the_means(gradient):

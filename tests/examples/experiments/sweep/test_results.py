@@ -10,10 +10,9 @@ from examples.experiments.store import ResultsError
 from examples.experiments.sweep import training
 from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.effects import measure_effects
-from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.run import make_runs
-from examples.experiments.sweep.tasks import SEEDS, TASKS, find_task
+from examples.experiments.sweep.tasks import SEEDS, TASKS, find_task, tasks_of
 from examples.training.errors import SettingError
 
 # No data is read, because no training takes place.
@@ -184,8 +183,27 @@ def test_the_nearest_task_is_named():
         find_task("mlp-leter")
 
 
-def test_every_task_has_its_own_name_and_a_grid_of_two_and_a_half_decades():
-    assert len(TASKS) == 39
-    for task in TASKS.values():
+def test_the_tasks_are_those_of_the_plan():
+    assert [len(tasks_of(experiment)) for experiment in ("e1", "e2", "e5")] == [39, 32, 4]
+    for task in tasks_of("e1"):
+        # Six half-decades span two and a half decades.
         assert len(task.grid) == 6
-        assert task.rates == tuple(rate(number) for number in task.grid)
+    for task in TASKS.values():
+        assert (task.epochs is None) != (task.steps is None)
+    both = [task.name for task in TASKS.values() if "gc_update" in task.arms]
+    assert len(both) == 8
+
+
+def test_an_experiment_without_controls_ends_with_its_grid(tmp_path, monkeypatch):
+    task = dataclasses.replace(TASK, controls=False, arms=("none", "gc", "gc_update"))
+    made = []
+
+    def train(point, splits, seeds):
+        made.append((point.arm, point.rate, tuple(seeds)))
+        return [made_up(point, seed, 0.1) for seed in seeds]
+
+    monkeypatch.setattr(training, "train_point", train)
+    make_runs([task], tmp_path, None, lambda text: None)
+    assert [rates_of(made, arm) for arm in task.arms] == [GRID] * 3
+    assert len(made) == 18
+    assert TaskResults(task, tmp_path).complete

@@ -29,6 +29,7 @@ def make_task(**changes):
         "batch_size": 20,
         "epochs": 10,
         "steps": None,
+        "grid": range(-4, 2),
         "seconds": 1.0,
     }
     return Task(**{**fields, **changes})
