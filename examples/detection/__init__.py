@@ -1,0 +1,1 @@
+"""Object detection in JAX with the operations and the numbers of torchvision."""
