@@ -100,6 +100,9 @@ class ResNet(nnx.Module):
       cifar_kernel: the size of the CIFAR stem's kernel.
       num_classes, stem, width, in_channels, rngs: as in `examples.models.create`.
       conv, norm, linear: functions that make the layers; their dtype is set already.
+
+    Attributes:
+      stage_features: the number of channels that each stage puts out.
     """
 
     def __init__(
@@ -152,6 +155,7 @@ class ResNet(nnx.Module):
                 features = planes * expansion
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
+        self.stage_features = tuple(width * expansion * 2**i for i in range(len(depths)))
         if num_classes is not None:
             init = layers.torch_default_init
             self.fc = linear(features, num_classes, kernel_init=init, rngs=rngs)
