@@ -68,7 +68,7 @@ def batched_nms(
     valid: jax.Array | None = None,
     max_outputs: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Is `nms` among the boxes of each class (or level). Boxes of others do not count.
+    """Applies `nms` to the boxes of each class (or level) separately.
 
     Args:
       boxes: (N, 4).
@@ -82,6 +82,7 @@ def batched_nms(
       As `nms`: the kept boxes of all classes in the order of their scores, and their number.
     """
     boxes, scores = jax.lax.stop_gradient((jnp.asarray(boxes), jnp.asarray(scores)))
+    idxs = jnp.asarray(idxs)
     count = len(scores)
     if boxes.shape != (count, 4) or idxs.shape != (count,):
         raise ValueError(
