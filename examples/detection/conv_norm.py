@@ -52,6 +52,7 @@ class ConvNorm(nnx.Module):
                 out_features,
                 num_groups=min(32, out_features // 2),
                 epsilon=1e-5,
+                use_fast_variance=False,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -60,5 +61,9 @@ class ConvNorm(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv(x)
-        return x if self.norm is None else self.norm(x)
+        """Returns (..., H, W, out_features) of (..., H, W, in_features)."""
+        y = self.conv(x)
+        if self.norm is None:
+            return y
+        # Normalization takes all axes but the first to be of one image.
+        return self.norm(y.reshape(-1, *y.shape[-3:])).reshape(y.shape)

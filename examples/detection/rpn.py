@@ -141,6 +141,19 @@ def propose(
     )
 
 
+class DrawnAnchors(NamedTuple):
+    """The anchors of an image that the loss of the region proposal network sees.
+
+    Attributes:
+      labels: (N,) int: 1 for an anchor of an object, 0 for background, and -1 for an anchor that
+        the loss does not see.
+      targets: (N, 4) the codes of the objects' boxes.
+    """
+
+    labels: jax.Array
+    targets: jax.Array
+
+
 def sample_anchors(
     key: jax.Array,
     anchors: ArrayLike,
@@ -149,7 +162,7 @@ def sample_anchors(
     size: ArrayLike,
     *,
     settings: Settings,
-) -> tuple[jax.Array, jax.Array]:
+) -> DrawnAnchors:
     """Assigns the anchors of one image to its objects and draws those that the loss sees.
 
     Args:
@@ -159,10 +172,6 @@ def sample_anchors(
       valid: (G,) bool, False where there is no object.
       size: (2,) height and width of the image without padding.
       settings: gives thresholds and numbers.
-
-    Returns:
-      Labels (N,) and target codes (N, 4). A label is 1 for an object's anchor, 0 for
-      background and -1 for an anchor that the loss does not see.
     """
     anchors = jnp.asarray(anchors)
     # Padding may hold anything, but what is computed from it must be finite.
@@ -192,4 +201,4 @@ def sample_anchors(
         positive_fraction=settings.anchor_positives,
     )
     labels = jnp.where(positive, 1, jnp.where(negative, 0, -1))
-    return labels, encode_boxes(boxes[jnp.maximum(matched, 0)], anchors)
+    return DrawnAnchors(labels, encode_boxes(boxes[jnp.maximum(matched, 0)], anchors))

@@ -43,7 +43,7 @@ def _sample(key: jax.Array, candidates: jax.Array, number: jax.Array, most: int)
     # 30 random bits, read as positive floats. On CPU, top_k of 268,569 floats is about 500 times
     # faster than that of integers, which sorts. `uniform` has only 23 random bits: of so many
     # numbers some are equal, and top_k would prefer the first of them.
-    bits = (jax.random.bits(key, candidates.shape) >> 2) + jnp.uint32(1 << 23)
+    bits = (jax.random.bits(key, candidates.shape, jnp.uint32) >> 2) + jnp.uint32(1 << 23)
     priority = jnp.where(candidates, jax.lax.bitcast_convert_type(bits, jnp.float32), -1)
     _, chosen = jax.lax.top_k(priority, min(most, candidates.size))
     drawn = jnp.arange(chosen.size) < number

@@ -84,8 +84,14 @@ def num_groups(features: int) -> int:
 
 
 def group_norm(features: int, **kwargs: Any) -> nnx.GroupNorm:
-    """Makes a group normalization with `num_groups` groups."""
-    return nnx.GroupNorm(features, num_groups=num_groups(features), **kwargs)
+    """Makes a group normalization with `num_groups` groups.
+
+    Its variance is the mean of squared deviations. The mean of squares minus the square of the mean,
+    which is Flax's default, loses digits where the mean is large beside the deviation.
+    """
+    return nnx.GroupNorm(
+        features, num_groups=num_groups(features), use_fast_variance=False, **kwargs
+    )
 
 
 class Layers(NamedTuple):

@@ -24,7 +24,7 @@ def outputs():
     return (
         arrays["class_logits"].reshape(2, 120, 9),
         arrays["box_deltas"].reshape(2, 120, 9, 4),
-        Proposals(boxes, np.ones((2, 120), np.float32), np.ones((2, 120), bool)),
+        Proposals(jnp.asarray(boxes), jnp.ones((2, 120)), jnp.ones((2, 120), bool)),
         np.array([[240, 320], [200, 260]]),
     )
 
@@ -55,10 +55,11 @@ def test_regions_that_are_not_valid_are_never_detected(outputs):
     valid = np.zeros((2, 120), bool)
     valid[0, :8] = True
     few = select(logits, codes, proposals._replace(valid=valid), sizes, settings=TORCHVISION)
-    garbage = jax.tree.map(np.copy, (logits, codes, proposals))
-    for x in (garbage[0], garbage[1], garbage[2].boxes):
+    logits, codes, boxes = (np.array(x) for x in (logits, codes, proposals.boxes))
+    for x in (logits, codes, boxes):
         x[~valid] = np.nan
-    other = select(*garbage[:2], garbage[2]._replace(valid=valid), sizes, settings=TORCHVISION)
+    garbage = proposals._replace(boxes=boxes, valid=valid)
+    other = select(logits, codes, garbage, sizes, settings=TORCHVISION)
     jax.tree.map(np.testing.assert_array_equal, few, other)
     assert 0 < few.valid.sum() < 100
 
@@ -74,7 +75,7 @@ def make_proposals():
     boxes[:10] = [0, 0, 20, 20]
     valid = np.arange(30) < 25
     boxes[25:] = np.nan
-    return Proposals(boxes, np.ones(30, np.float32), valid)
+    return Proposals(jnp.asarray(boxes), jnp.ones(30), jnp.asarray(valid))
 
 
 OBJECTS = (

@@ -52,7 +52,7 @@ def test_places_without_a_proposal_are_zero_and_not_valid(reference):
 
 @functools.partial(jax.jit, static_argnames="settings")
 def sample(key, anchors, boxes, valid, *, settings):
-    return sample_anchors(key, anchors, boxes, valid, (64, 64), settings=settings)
+    return sample_anchors(key, anchors, boxes, valid, np.array([64, 64]), settings=settings)
 
 
 GRID = np.concatenate(make_anchors([(8, 8)], [(8, 8)], [16]))
