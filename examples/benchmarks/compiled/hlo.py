@@ -158,29 +158,34 @@ def _crossed_axes(rest: str, mesh: dict[str, int]) -> tuple[str, ...]:
 
 
 def _groups(rest: str, devices: int) -> Iterator[list[int]]:
-    """The groups of devices that a collective joins, in any of XLA's three ways to write them."""
+    """The groups of devices that a collective joins, in any of XLA's ways to write them."""
     if match := re.search(
-        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? ?\{(.*?)\}", rest
+        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}",
+        rest,
     ):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
-        joined = re.findall(r"'([^']+)'", match[3])
-        ids = np.arange(devices).reshape([int(size) for size in sizes.values()])
-        kept = [i for i, name in enumerate(sizes) if name not in joined]
+        joined = re.findall(r"'([^']+)'", match[4])
+        ids = _devices(match[2] or str(devices), match[3])
+        ids = ids.reshape([int(size) for size in sizes.values()])
+        first = [i for i, name in enumerate(sizes) if name not in joined]
         last = [i for i, name in enumerate(sizes) if name in joined]
         members = math.prod(ids.shape[i] for i in last)
-        yield from ids.transpose(kept + last).reshape(-1, members).tolist()
+        yield from ids.transpose(first + last).reshape(-1, members).tolist()
     elif match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape, source = (_numbers(match[i]) for i in (1, 2))
-        ids = np.arange(math.prod(source)).reshape(source)
-        if match[3]:
-            ids = ids.transpose(_numbers(match[3]))
-        yield from ids.reshape(shape).tolist()
+        yield from _devices(match[2], match[3]).reshape(_numbers(match[1])).tolist()
     elif match := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}", rest):
         yield from (_numbers(group) for group in re.findall(r"\{([\d,]+)\}", match[1]))
     elif re.search(r"replica_groups=\{\}", rest):
         yield list(range(devices))
     else:
         raise ValueError(f"cannot read the groups of a collective: {rest[:200]}")
+
+
+def _devices(shape: str, order: str | None) -> np.ndarray:
+    """All devices in the order of a shape whose axes are transposed, flat where they are not."""
+    sizes = _numbers(shape)
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose(_numbers(order)) if order else ids
 
 
 def _numbers(text: str) -> list[int]:

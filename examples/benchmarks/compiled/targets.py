@@ -138,6 +138,8 @@ def describe_devices(card: Card, chips: int) -> list[Any]:
         return topologies.get_topology_desc(
             platform="cuda", topology_name=card.name, target_config=_H100, topology=shape
         ).devices
+    # The library assumes that a TPU is there, so only one process may load it. Here none is.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # Without these the compiler asks Google's cloud which machine this is, and waits.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
