@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from optax_gc._paths import last_name, leaf_name
+from optax_gc._paths import last_name, leaf_name, path_names
 
 # A tree whose leaves are tuples of ints or None, a prefix of one, or a function from the updates
 # to one.
@@ -77,7 +77,11 @@ def kernel_axes(tree: Any, *, out_axis: int = -1, ranks: Sequence[int] = (2, 4))
 def decide(
     path: Any, leaf: Any, out_axis: int = -1, ranks: Sequence[int] = (2, 4)
 ) -> tuple[tuple[int, ...] | None, str]:
-    """Returns the input axes of one leaf by the rule of `kernel_axes`, or None and the reason."""
+    """Returns the input axes of one leaf by the rule of `kernel_axes`, and a note.
+
+    If the axes are None, the note says why the leaf is left alone. Otherwise it is empty, or says
+    what the leaf was taken for without a name that tells it.
+    """
     name, rank = last_name(path), np.ndim(leaf)
     if "embed" in name.lower():
         return None, "embedding by name"
@@ -90,17 +94,27 @@ def decide(
             f"out_axis={out_axis} is not an axis of the leaf {leaf_name(path)} of shape "
             f"{tuple(np.shape(leaf))}"
         )
-    return tuple(axis for axis in range(rank) if axis != out_axis % rank), ""
+    sure = rank > 2 or name.lower() in ("", "w", "weight", "kernel")
+    note = "" if sure else "taken for dense kernels only by their rank"
+    return tuple(axis for axis in range(rank) if axis != out_axis % rank), note
 
 
-def conv_kernels(tree: Any) -> Any:
-    """Marks the kernels of 2-D convolutions: the leaves of rank 4 whose name may be a kernel's.
+def conv_kernels(tree: Any, *, ranks: Sequence[int] = (4,)) -> Any:
+    """Marks the kernels of convolutions: the leaves of rank 4 whose name may be a kernel's.
 
-    ``centralize(mask=conv_kernels)`` centralizes only convolutions, as the paper does for
-    image networks in Tables 1 to 3.
+    ``centralize(mask=conv_kernels)`` centralizes only 2-D convolutions, as the paper does for
+    image networks in Tables 1 to 3. For those with three spatial dimensions, too, pass their
+    rank to both rules::
+
+        ranks = (4, 5)
+        centralize(
+            functools.partial(kernel_axes, ranks=ranks),
+            mask=functools.partial(conv_kernels, ranks=ranks),
+        )
 
     Args:
       tree: parameters or gradients, arrays or ``jax.ShapeDtypeStruct``.
+      ranks: the ranks of leaves that are convolutions.
 
     Returns:
       The same tree of bool.
@@ -112,7 +126,7 @@ def conv_kernels(tree: Any) -> Any:
       {'conv': True, 'head': False}
     """
     return _map_kernels(
-        lambda path, leaf: np.ndim(leaf) == 4 and is_kernel_name(last_name(path)), tree
+        lambda path, leaf: np.ndim(leaf) in ranks and is_kernel_name(last_name(path)), tree
     )
 
 
@@ -136,18 +150,81 @@ def dense_kernels(tree: Any) -> Any:
     )
 
 
+def exclude(*names: str) -> Callable[[Any], Any]:
+    """Returns a mask for all leaves except those of the named parts of a model.
+
+    ``centralize(mask=exclude("head"))`` centralizes everything but the head, in any framework.
+
+    Args:
+      *names: names of layers, modules or leaves. A name matches every key of that name in a
+        leaf's path. Slashes join the keys of a longer path, such as ``"decoder/head"``.
+
+    Returns:
+      A function from a tree to a tree of bool, which ``optax.masked`` and the ``mask`` of
+      ``centralize``, of the diagnostics and of the decay of :func:`adamw` also take.
+
+    Raises:
+      TypeError: a name is not a string, or there is none.
+      ValueError: when the mask is applied, no leaf is in a part of that name.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax_gc
+      >>> params = {"conv": {"kernel": jnp.ones((3, 3, 2, 4))}, "head": {"kernel": jnp.ones((4, 2))}}
+      >>> optax_gc.exclude("head")(params)
+      {'conv': {'kernel': True}, 'head': {'kernel': False}}
+    """
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f'exclude takes names such as "head", not {names!r}')
+    parts = {name: tuple(name.split("/")) for name in names}
+
+    def mask(tree):
+        found = set()
+
+        def keep(path, leaf):
+            del leaf
+            keys = path_names(path)
+            starts = range(len(keys))
+            matches = {
+                name
+                for name, part in parts.items()
+                if any(keys[start : start + len(part)] == part for start in starts)
+            }
+            found.update(matches)
+            return not matches
+
+        marked = jax.tree_util.tree_map_with_path(keep, tree)
+        # A tree in which other leaves are masked need not have every part.
+        nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+        if not any(isinstance(node, optax.MaskedNode) for node in nodes):
+            for name in names:
+                if name not in found:
+                    raise ValueError(f"exclude({name!r}): no leaf is in a part of this name")
+        return marked
+
+    return mask
+
+
 def _map_kernels(function, tree):
     return jax.tree_util.tree_map_with_path(
         function, tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
     )
 
 
+# The ends of names that only something other than a kernel has: biases and scales, tokens that are
+# put before a sequence, tables of positions, codebooks, the decays of state-space layers, and the
+# second factor of LoRA, which does not see the inputs.
+_NO_KERNEL = (
+    *("bias", "biases", "scale", "scales", "offset", "gamma", "beta", "token", "emb"),
+    *("pos", "position", "positions", "table", "codebook", "a_log", "lora_b"),
+)
+
+
 def is_kernel_name(name: str) -> bool:
     """Returns False for names that mark a leaf as something other than a kernel: bias, scale, …"""
     name = name.lower()
-    return not (
-        name.endswith(("bias", "scale", "offset", "token")) or "embed" in name or name == "b"
-    )
+    is_other = name.endswith(_NO_KERNEL) or "embed" in name or "rel_pos" in name
+    return not (is_other or name in ("b", "cls"))
 
 
 def _is_int(value) -> bool:

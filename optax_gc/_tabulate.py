@@ -52,14 +52,16 @@ def tabulate(tree: Any, axes: Axes = kernel_axes, *, mask: Mask = None) -> str:
     """
     reports = describe(tree, axes, mask=mask)
     kernels = [report for report in reports if report.axes is not None]
-    others: dict[str, list[LeafReport]] = {}
+    remarks: dict[str, list[LeafReport]] = {}
     for report in reports:
         if report.axes is None:
-            others.setdefault(report.reason, []).append(report)
+            remarks.setdefault(f"left alone, {report.reason}", []).append(report)
+        elif report.note:
+            remarks.setdefault(f"please check: {report.note}", []).append(report)
     width = shutil.get_terminal_size().columns
     lines = [*_table(kernels, width), ""] if kernels else []
-    for reason, left in others.items():
-        lines += [f"left alone, {reason}: {_counted(left)}", *_some_paths(left, width), ""]
+    for remark, those in remarks.items():
+        lines += [f"{remark}: {_counted(those)}", *_some_paths(those, width), ""]
     return "\n".join([*lines, *_totals(reports, kernels)])
 
 

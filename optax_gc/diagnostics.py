@@ -31,6 +31,7 @@ class LeafReport:
       neurons: the number of weight vectors in the leaf, those of stacked layers and experts
         included, or None if the leaf is left alone.
       reason: why the leaf is left alone; empty if it is centralized.
+      note: what was assumed to find the axes; empty if nothing was.
       norm_before: the leaf's L2 norm, or None if it is abstract or not floating point.
       norm_after: the L2 norm after centralization.
       energy_removed: the share of the squared norm that centralization removes, from 0 to 1.
@@ -42,6 +43,7 @@ class LeafReport:
     fan_in: int | None = None
     neurons: int | None = None
     reason: str = ""
+    note: str = ""
     norm_before: float | None = None
     norm_after: float | None = None
     energy_removed: float | None = None
@@ -322,10 +324,16 @@ def _report(leaf, axes) -> LeafReport:
     shape = tuple(np.shape(leaf.value))
     report = LeafReport(slash_name(leaf.path), shape, reason=leaf.reason)
     if leaf.reason == NO_AXES:
-        report = dataclasses.replace(report, reason=_explain_no_axes(leaf, axes))
+        report = dataclasses.replace(report, reason=_explain(leaf, axes) or NO_AXES)
     if leaf.axes is not None:
-        fan_in, neurons = _fan_in(leaf), math.prod(shape) // _fan_in(leaf)
-        report = dataclasses.replace(report, axes=leaf.axes, fan_in=fan_in, neurons=neurons)
+        fan_in = _fan_in(leaf)
+        report = dataclasses.replace(
+            report,
+            axes=leaf.axes,
+            fan_in=fan_in,
+            neurons=math.prod(shape) // fan_in,
+            note=_explain(leaf, axes),
+        )
     if _is_measurable(leaf.value):
         before, after = map(float, _norms(leaf.value, leaf.axes))
         removed = float(share_removed(before, after))
@@ -335,15 +343,13 @@ def _report(leaf, axes) -> LeafReport:
     return report
 
 
-def _explain_no_axes(leaf, axes) -> str:
+def _explain(leaf, axes) -> str:
     if isinstance(axes, LayerAxes):
-        return axes.reason(leaf.path)
+        return axes.note(leaf.path)
     rule, args, options = axes, (), {}
     if isinstance(axes, functools.partial):
         rule, args, options = axes.func, axes.args, axes.keywords
-    if rule is kernel_axes:
-        return decide(leaf.path, leaf.value, *args, **options)[1]
-    return leaf.reason
+    return decide(leaf.path, leaf.value, *args, **options)[1] if rule is kernel_axes else ""
 
 
 def _is_measurable(value) -> bool:

@@ -4,16 +4,15 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from examples.classification.config import Config
 from examples.experiments.columns import Scale
-from examples.training.errors import UserError
+from examples.training.errors import SettingError, UserError
 from examples.training.files import exclusive_lock
-from examples.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,18 +31,25 @@ def results_path(results: Path, experiment: str, scale: Scale) -> Path:
 class Store:
     """The results of an experiment at a scale, by the settings of their runs."""
 
-    def __init__(self, path: Path, config_type: type[Settings] = Config):
+    def __init__(
+        self,
+        path: Path,
+        config_type: type[Any] = Config,
+        check: Callable[[Any, Record], None] | None = None,
+    ):
         """Reads all lines of a file; a file that does not exist has none.
 
         Args:
           path: the file, as `results_path` names it.
-          config_type: the type of the runs' settings.
+          config_type: the type of the runs' settings, a frozen dataclass.
+          check: called with the settings and the result of each line. It raises a KeyError, a
+            TypeError or a ValueError if such a run cannot have such a result.
 
         Raises:
           ResultsError: a line is not the result of a run, or two lines are of the same run.
         """
         self.path = path
-        self._records: dict[Settings, Record] = {}
+        self._records: dict[Any, Record] = {}
         try:
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         except OSError as error:
@@ -53,7 +59,9 @@ class Store:
                 config, record = _parse(line, config_type)
                 if config in self._records:
                     raise ValueError("an earlier line has the result of the same run")
-            except (KeyError, TypeError, ValueError) as error:
+                if check is not None:
+                    check(config, record)
+            except (KeyError, TypeError, ValueError, SettingError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise ResultsError(
                     f"{path}, line {number}: this is not the result of a run: {reason}. Delete the "
@@ -64,11 +72,15 @@ class Store:
     def __len__(self) -> int:
         return len(self._records)
 
-    def get(self, config: Settings) -> Record | None:
+    def get(self, config: Any) -> Record | None:
         """Returns the result of the run with exactly these settings, or None."""
         return self._records.get(config)
 
-    def add(self, config: Settings, result: Record) -> None:
+    def records(self) -> list[Record]:
+        """Returns the results of all runs, in the order of their lines."""
+        return list(self._records.values())
+
+    def add(self, config: Any, result: Record) -> None:
         """Appends a result. When this returns, the whole line is on the disk.
 
         Raises:
@@ -109,7 +121,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _parse(line: bytes, config_type: type[Settings]) -> tuple[Settings, Record]:
+def _parse(line: bytes, config_type: type[Any]) -> tuple[Any, Record]:
     if not line.endswith(b"\n"):
         raise ValueError("it is cut short")
     record = json.loads(line)
@@ -124,13 +136,13 @@ def _parse(line: bytes, config_type: type[Settings]) -> tuple[Settings, Record]:
     if not isinstance(record["seconds"], int | float) or not 0 <= record["seconds"] < math.inf:
         raise ValueError(f"seconds is {record['seconds']!r}")
     for name, value in record.items():
-        if name.startswith(("train_", "test_")):
+        if name.startswith(("train_", "validation_", "test_")):
             _check_number(name, value)
     return config, record
 
 
 def _check_number(name: str, value: Any) -> None:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}, which is not a finite number")
     if name.endswith("accuracy") and not 0 <= value <= 100:
         raise ValueError(f"{name} is {value!r}, which is not a percentage")

@@ -1,0 +1,129 @@
+"""Makes the missing runs of the sweep: E1, E2 and E5 of PLAN.md.
+
+    python -m examples.experiments.sweep.run
+    python -m examples.experiments.sweep.run mlp-letter mlp-letter-layer
+
+When it was stopped, for whatever reason, the same command continues where it was. Results are added
+to examples/experiments/results/sweep/, which `python -m examples.experiments.sweep.report` reads.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from examples.experiments.store import RESULTS, locked
+from examples.experiments.sweep.arms import CONTROLS
+from examples.experiments.sweep.tasks import SEEDS, TASKS, Task, find_task
+from examples.training.errors import UserError
+
+FOLDER = RESULTS / "sweep"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Makes the missing runs of the sweep, one point (a task, an arm and a rate) after the other."""
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The tasks, in this order. By default all of them, the cheapest experiments first."""
+    data_dir: Path | None = None
+    """The folder of Fashion-MNIST. By default that of Debian's package dataset-fashion-mnist."""
+    results: Path = FOLDER
+    """The folder that results are read from and added to."""
+    allow_dirty: bool = False
+    """Make runs although Python files differ from the last commit. Such results are for trials only."""
+
+    def __post_init__(self):
+        for name in self.tasks:
+            find_task(name)
+
+
+def make_runs(
+    tasks: list[Task], folder: Path, data_dir: Path | None, show: Callable[[str], None]
+) -> None:
+    """Makes all missing runs of tasks.
+
+    Args:
+      tasks: the tasks, in the order of their runs.
+      folder: the folder of results.
+      data_dir: the folder of Fashion-MNIST.
+      show: called with a line of text before each point.
+
+    Raises:
+      UserError: data cannot be read, or results cannot be read or added to.
+      OSError: a folder cannot be written to.
+    """
+    # Imported here because JAX and Flax take seconds, which the help can do without.
+    from examples.experiments.sweep.results import TaskResults
+    from examples.experiments.sweep.training import train_point
+    from examples.training.provenance import provenance
+
+    # All results are read before work begins, so that a bad line is found at once.
+    every = {task.name: TaskResults(task, folder) for task in tasks}
+    origin = provenance()
+    for task in tasks:
+        with locked(folder / f"{task.name}.jsonl"):
+            results = every[task.name] = TaskResults(task, folder)
+            splits = None
+            while points := results.missing_points():
+                splits = splits or [task.load(seed, data_dir) for seed in SEEDS]
+                point = points[0]
+                left = _format(sum(_seconds_left(other) for other in every.values()))
+                show(f"{task.name}, {point.arm} at {point.rate:g}; time left: about {left}")
+                missing = results.missing_seeds(point)
+                # A point of an MLP is one program for all its seeds, so they are trained together.
+                groups = [missing] if task.family == "mlp" else [[seed] for seed in missing]
+                for seeds in groups:
+                    chosen = [splits[SEEDS.index(seed)] for seed in seeds]
+                    for seed, record in zip(seeds, train_point(point, chosen, seeds), strict=True):
+                        run = results.run(point.arm, point.rate, seed)
+                        results.store.add(run, {**record, **origin})
+    show("done")
+
+
+def _seconds_left(results) -> float:
+    """Estimates the seconds that a task still takes, from its own runs or from a trial."""
+    done = [record["seconds"] for record in results.store.records()]
+    each = sum(done) / len(done) if done else results.task.seconds
+    task = results.task
+    points = len(task.arms) * len(task.grid) + 2 * len(CONTROLS) * task.controls
+    # A grid that is extended has more runs than are expected here.
+    expected = max(points * len(SEEDS), len(done))
+    return each * (expected - len(done)) if not results.complete else 0.0
+
+
+def _format(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def main() -> None:
+    arguments = tyro.cli(
+        Arguments, prog="python -m examples.experiments.sweep.run", description=__doc__
+    )
+    from examples.training.provenance import commit
+
+    if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
+        sys.exit(
+            "stopped: Python files differ from the last commit, so the results could not be traced "
+            "to a commit. Commit them, or pass --allow-dirty for a trial"
+        )
+    tasks = [find_task(name) for name in arguments.tasks or TASKS]
+
+    def show(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    try:
+        make_runs(tasks, arguments.results, arguments.data_dir, show)
+    except (UserError, OSError) as error:
+        sys.exit(f"stopped: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command continues from here")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The tables say what the results say, and the picture shows every complete task."""
+
+import dataclasses
+import json
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+from scipy import stats
+
+from examples.experiments.sweep import report
+from examples.experiments.sweep.arms import ARMS, CONTROLS
+from examples.experiments.sweep.figure import draw
+from examples.experiments.sweep.rates import rate
+from examples.experiments.sweep.results import METRICS, TaskResults
+from examples.experiments.sweep.tasks import SEEDS, TASKS, tasks_of
+from examples.experiments.sweep.training import MEASURES
+
+# The change of the accuracy that GC makes in each of these tasks, in points.
+GAINS = {
+    "mlp-segment": 3.0,
+    "mlp-segment-layer": 0.0,
+    "resnet8-mnist300-batch": -3.0,
+    "vit-mnist2500-layer-adamw": 0.2,
+    "lm-pydoc-muon": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Writes the results of five tasks. They are best at the third rate of their grid."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for place, (name, gain) in enumerate(GAINS.items()):
+        task, lines = TASKS[name], []
+        results = TaskResults(task, folder)
+        random = np.random.default_rng(0)
+        for arm in ARMS if "gc_update" in task.arms else ARMS[:-1]:
+            for number in task.grid:
+                distance = abs(number - task.grid[2])
+                if arm in CONTROLS and number - task.grid[2] not in (0, 1):
+                    continue
+                for seed in SEEDS:
+                    value = 80 - 5 * distance + gain * (arm == "gc") + random.normal(0, 0.2)
+                    record = {
+                        **dict.fromkeys(METRICS, 0.5),
+                        "test_accuracy": value,
+                        "validation_accuracy": 80 - 5 * distance,
+                        "share_removed": 0.1 * place,
+                        "guess_accuracy": 10.0,
+                        "curve": np.linspace(2, 1, MEASURES).tolist(),
+                        "collapsed": False,
+                        "seconds": 1.0,
+                    }
+                    config = dataclasses.asdict(results.run(arm, rate(number), seed))
+                    lines.append(json.dumps({"config": config, **record}) + "\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def findings(folder):
+    return report.find_all(folder)
+
+
+def row_of(text, section, task):
+    """Returns the cells of a task's row in a section of the report."""
+    table = text.partition(f"## {section}")[2].partition("\n## ")[0]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {task} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_verdicts_are_those_of_the_effects_that_were_put_in(findings):
+    verdicts = {finding.effects.task.name: finding.verdict for finding in findings}
+    assert verdicts["mlp-segment"] == "helps"
+    assert verdicts["mlp-segment-layer"] == "no difference"
+    assert verdicts["resnet8-mnist300-batch"] == "hurts"
+
+
+def test_the_primary_table_agrees_with_scipy(folder, findings):
+    text = report.write_report(findings)
+    lines = (folder / "mlp-segment.jsonl").read_text().splitlines()
+    errors = {"none": {}, "gc": {}}
+    for line in map(json.loads, lines):
+        config = line["config"]
+        if config["arm"] in errors and config["learning_rate"] == 0.1:
+            errors[config["arm"]][config["seed"]] = 100 - line["test_accuracy"]
+    difference = np.asarray([errors["gc"][seed] - errors["none"][seed] for seed in SEEDS])
+    half = stats.sem(difference) * stats.t.ppf(0.975, len(SEEDS) - 1)
+    cells = row_of(text, "Primary outcome", "mlp-segment")
+    assert cells[3] == f"{difference.mean():+.2f} ± {half:.2f}"
+    assert cells[8] == "helps"
+    assert cells[10] == "0.1 / 0.1"
+
+
+def test_the_law_is_the_rank_correlation_over_the_tasks(findings):
+    text = report.write_report(findings)
+    shares = np.arange(len(GAINS))
+    means = [finding.effects.difference.mean for finding in findings]
+    expected = stats.spearmanr(shares, means)[0]
+    assert f"With the difference at the chosen rates: {expected:+.2f} (" in text
+    # The largest stable rate is the same for both arms in all of these tasks.
+    assert "With the ratio of the largest stable rates: too few tasks differ." in text
+
+
+def test_a_sweep_with_missing_tasks_says_so(findings):
+    text = report.write_report(findings)
+    assert f"5 of {len(tasks_of('e1'))} tasks are complete" in text
+    assert "verdicts can change until all are complete" in text
+    assert report.write_report([]).count("\n## ") == 0
+    # Two tasks have tables, and no mean over tasks.
+    few = report.write_report(findings[:2])
+    assert "## Primary outcome" in few
+    assert "## Over the tasks" not in few
+
+
+def test_a_task_with_a_missing_run_is_left_out(folder, findings, tmp_path):
+    lines = (folder / "mlp-segment.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "mlp-segment.jsonl").write_text("".join(lines[:-1]))
+    assert report.find_all(tmp_path) == []
+    (tmp_path / "mlp-segment.jsonl").write_text("".join(lines))
+    (found,) = report.find_all(tmp_path)
+    assert found.effects.difference == findings[0].effects.difference
+
+
+def test_the_picture_has_a_line_and_a_row_for_each_task(findings):
+    left, right = draw(findings).axes
+    drawn = [line for line in left.get_lines() if len(np.asarray(line.get_xdata())) == 6]
+    # The mean over the tasks is one more.
+    assert len(drawn) == len(findings) + 1
+    labels = [label.get_text().split()[0] for label in right.get_yticklabels()]
+    means = {one.effects.task.name: one.effects.difference.mean for one in findings}
+    assert labels == sorted(means, key=lambda name: means[name], reverse=True)
+    stars = {
+        label.get_text().split()[0] for label in right.get_yticklabels() if "*" in label.get_text()
+    }
+    assert stars == {one.effects.task.name for one in findings if one.verdict in ("helps", "hurts")}
+
+
+def test_one_task_can_be_drawn(findings):
+    assert len(draw(findings[:1]).axes) == 2
+
+
+def test_the_program_writes_the_tables_and_the_picture(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", "--results", str(folder)])
+    report.main()
+    text = capsys.readouterr().out
+    assert (folder / "report.md").read_text() == text
+    assert matplotlib.image.imread(folder / "sweep.png").shape[0] > 400
+
+
+def test_a_bad_line_stops_the_table(folder, tmp_path, monkeypatch):
+    line = (folder / "mlp-segment.jsonl").read_text().splitlines()[0]
+    record = json.loads(line)
+    del record["test_accuracy"]
+    (tmp_path / "mlp-segment.jsonl").write_text(json.dumps(record) + "\n")
+    monkeypatch.setattr(sys, "argv", ["report", "--results", str(tmp_path)])
+    with pytest.raises(
+        SystemExit, match=r"mlp-segment\.jsonl, line 1: .*'test_accuracy' is missing"
+    ):
+        report.main()
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_the_committed_tables_are_those_of_the_committed_results():
+    committed = report.Arguments().results
+    assert (committed / "report.md").read_text() == report.write_report(report.find_all(committed))
