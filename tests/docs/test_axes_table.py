@@ -86,6 +86,6 @@ def test_haiku_layers_are_as_the_table_says(row):
     layer, shape_of_input, leaf, shape, told, by_shape = row
     model = hk.transform(lambda x: eval(layer, {"hk": hk})(x))
     x = jax.ShapeDtypeStruct(numbers(shape_of_input, "x"), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)
     axes = optax_gc.haiku_kernel_axes(model, jax.random.key(0), x)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
     check(params, axes, leaf, shape, told, by_shape)
