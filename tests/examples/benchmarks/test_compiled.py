@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,7 +118,7 @@ def test_llama_shapes_make_a_network_that_trains_and_gc_keeps_layers_apart():
     tokens = jax.numpy.asarray(rng.integers(11, size=(2, 5)), "int32")
     loss, grads = jax.jit(jax.value_and_grad(llama.compute_loss))(params, tokens)
     tx = centralize(axes)
-    updates, _ = tx.update(grads, tx.init(params))
+    updates: Any = tx.update(grads, tx.init(params))[0]
     query = updates["layers"]["query"]["kernel"]
     assert query.shape == (2, 8, 2, 4)
     assert abs(query.mean(1)).max() < 1e-6
