@@ -16,6 +16,12 @@ import tyro
 from examples.experiments.store import RESULTS
 from examples.experiments.sweep.arms import CONTROLS, Arm
 from examples.experiments.sweep.effects import TaskEffects, measure_effects
+from examples.experiments.sweep.followups import (
+    compare_images_and_steps,
+    compare_places,
+    write_images_and_steps,
+    write_places,
+)
 from examples.experiments.sweep.inference import (
     Overall,
     Verdict,
@@ -90,6 +96,23 @@ def write_report(findings: list[Finding]) -> str:
         sections += [_primary(findings), _over_tasks(findings), _secondary(findings)]
         sections += [_by_rate(findings), _controls(findings), _law(findings)]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def write_all(folder: Path, findings: list[Finding]) -> str:
+    """Returns the tables of E1, E2 and E5 in Markdown.
+
+    Args:
+      folder: the folder of the results.
+      findings: what `find_all` returns for it.
+
+    Raises:
+      ResultsError: a line of results cannot be right.
+    """
+    more = (
+        write_images_and_steps(compare_images_and_steps(folder)),
+        write_places(compare_places(folder)),
+    )
+    return "\n".join([write_report(findings), *(f"{section}\n" for section in more if section)])
 
 
 def _primary(findings: list[Finding]) -> str:
@@ -290,7 +313,7 @@ def main() -> None:
 
     try:
         findings = find_all(arguments.results)
-        report = write_report(findings)
+        report = write_all(arguments.results, findings)
         write_whole(arguments.results / "report.md", report)
         if findings:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
