@@ -10,14 +10,14 @@ is given again, and ends with the same numbers as a run that was never stopped.
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import tyro
 
 from examples.classification.config import Config
 from examples.classification.presets import PRESETS
-from examples.training.errors import UserError
+from examples.training.command import parse_command
+from examples.training.errors import report_errors
 from examples.training.options import Options
 
 
@@ -31,34 +31,31 @@ class Command:
 
 
 def main() -> None:
-    command = tyro.extras.overridable_config_cli(
-        {name: (title, Command(config, run=name)) for name, (title, config) in PRESETS.items()},
-        prog="python -m examples.train_classifier",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    # These take seconds, which the help of the program can do without.
-    from absl import logging
-    from rich.console import Console
+    with report_errors("cannot start"):
+        command = parse_command(
+            {name: (title, Command(config, run=name)) for name, (title, config) in PRESETS.items()},
+            program="python -m examples.train_classifier",
+            description=__doc__,
+        )
+        # These take seconds, which the help of the program can do without.
+        from absl import logging
+        from rich.console import Console
 
-    from examples.classification.task import TITLES, Trainer
-    from examples.training.curves import draw_curves
-    from examples.training.folder import open_folder, write_result
-    from examples.training.loop import train
+        from examples.classification.task import TITLES, Trainer
+        from examples.training.curves import draw_curves
+        from examples.training.folder import open_folder, write_result
+        from examples.training.loop import train
 
-    # Orbax logs the tracebacks of its threads; the errors themselves are raised and shown below.
-    logging.set_verbosity(logging.FATAL)
-    config, options = command.config, command.options
-    folder = options.out or Path("runs", f"{command.run}-{config.gc}-{config.seed}")
-    try:
+        # Orbax logs the tracebacks of its threads; the errors themselves are raised and shown below.
+        logging.set_verbosity(logging.FATAL)
+        config, options = command.config, command.options
+        folder = options.out or Path("runs", f"{command.run}-{config.gc}-{config.seed}")
         mesh = options.start()
         trainer = Trainer(
             mesh, data_dir=options.data_dir, partial=options.partial, workers=options.workers
         )
         task = trainer.prepare(config, diagnose=options.diagnose)
-    except (UserError, OSError) as error:
-        sys.exit(f"cannot start: {error}")
-    try:
+    with report_errors("stopped"):
         with open_folder(folder, config):
             finished = train(
                 task.job,
@@ -70,10 +67,8 @@ def main() -> None:
             result = write_result(folder, config, finished)
             if result:
                 draw_curves(finished.lines, TITLES, folder / "curves.png")
-    except (UserError, OSError) as error:
-        sys.exit(f"stopped: {error}")
-    if result:
-        print(json.dumps({"run": command.run, **result}))
+        if result:
+            print(json.dumps({"run": command.run, **result}))
 
 
 if __name__ == "__main__":

@@ -1,53 +1,53 @@
-"""The transform: gradient centralization, equation 1 of the paper."""
-
-from typing import Any
+"""Gradient centralization, equation 1 of the paper, as an Optax transformation."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_gc._axes import kernel_axes
+from optax_gc._axes import Axes, Mask, kernel_axes
 from optax_gc._resolve import resolve
 
 
-def centralize(axes: Any = kernel_axes, *, mask: Any = None) -> optax.GradientTransformation:
+def centralize(axes: Axes = kernel_axes, *, mask: Mask = None) -> optax.GradientTransformation:
     r"""Subtracts from each weight vector's gradient its mean over the inputs.
 
-    For the gradient g of one output neuron's weight vector, of fan-in M (equation 1):
+    For the gradient g of one output neuron's weight vector, which has M inputs (equation 1):
 
     .. math:: \Phi(g) = g - \frac{1}{M} \sum_{j=1}^{M} g_j
 
-    which is the projection P = I - eeᵀ, e = 1/√M (equation 2). Every index along the
-    axes that are not averaged is a weight vector of its own, outputs and stacked layers
-    alike. A weight vector of fan-in 1 is left alone: without its mean it would never train.
+    which is the projection P = I - eeᵀ with e = 1/√M (equation 2). Each index along the axes
+    that are not averaged, such as outputs and stacked layers, is a weight vector of its own.
+    A weight vector with one input is left alone, because without its mean it would never
+    train.
 
-    Chain it before the optimizer, behind gradient clipping::
+    Chain it before the optimizer and after gradient clipping::
 
         optax.chain(optax.clip_by_global_norm(1.0), centralize(), optax.sgd(0.1, momentum=0.9))
 
-    Sums and the subtraction run in float32 or wider and are rounded once, to the leaf's
-    dtype. Leaves that are not floating point or complex, None and ``optax.MaskedNode`` pass
-    through. There is no state. Under ``jit`` any sharding works and is kept; under
-    ``shard_map`` the axes averaged must not be split over devices, since each device would
-    then take the mean of its own part: use ``jit`` there.
+    The mean is computed and subtracted in float32 or wider, and the result is rounded once,
+    to the leaf's dtype. Leaves that are neither floating point nor complex, None and
+    ``optax.MaskedNode`` pass through. There is no state. Under ``jit`` any sharding works and
+    is kept. Under ``shard_map`` the averaged axes must not be split over devices, because
+    each device would take the mean of its own part; use ``jit`` there.
 
     Args:
-      axes: the input axes of each leaf: a callable from the updates to a tree, or a tree.
-        A leaf of that tree is a tuple or list of ints, negative from the end, or None: left
-        alone. A prefix of the updates will do, of the same container types with all keys. A
-        tuple of ints is always one leaf, never a container.
-      mask: a tree of bool, or a prefix of one, or a callable from the updates to it. Where
-        it is False the leaf is left alone, as in :func:`optax.add_decayed_weights`.
+      axes: the input axes of each leaf: a tree, or a function from the updates to a tree.
+        A leaf of that tree is a tuple or list of ints, which count from the end if they are
+        negative, or None for a leaf of the updates that is left alone. A prefix of the
+        updates with the same container types and all their keys is enough. A tuple of ints
+        is always one leaf and never a container.
+      mask: a tree of bool, a prefix of one, or a function from the updates to it. A leaf
+        whose mask is False is left alone, as in :func:`optax.add_decayed_weights`.
 
     Returns:
-      An ``optax.GradientTransformation`` without state. For ``optax.inject_hyperparams``,
-      which takes callables for schedules, say ``static_args=("axes", "mask")``.
+      An ``optax.GradientTransformation`` without state. ``optax.inject_hyperparams`` takes
+      functions for schedules; pass it ``static_args=("axes", "mask")``.
 
     Raises:
-      TypeError: ``axes`` is None; when traced, also an axis that is no int, or a mask that is
-        no bool. The leaf is named.
-      ValueError: when traced, an axis out of range or given twice, or a tree that is no prefix
-        of the updates. The leaf is named.
+      TypeError: ``axes`` is None. In ``update``: an axis is not an int, or a mask is not a
+        bool; the message names the leaf.
+      ValueError: in ``update``: an axis is out of range or given twice, or a tree is not a
+        prefix of the updates; the message names the leaf.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -80,7 +80,7 @@ def centralize(axes: Any = kernel_axes, *, mask: Any = None) -> optax.GradientTr
 
 
 def project(gradient: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
-    """Subtracts the mean over `axes`, which may be None: none at all."""
+    """Subtracts the mean over `axes`; if they are None, the gradient stays as it is."""
     if axes is None:
         return gradient
     wide = widen(gradient)
@@ -88,6 +88,6 @@ def project(gradient: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
 
 
 def widen(array: jax.Array) -> jax.Array:
-    """At least float32, in which sums are taken."""
+    """Returns the array in float32 or wider, in which sums are computed."""
     narrow = jnp.finfo(array.dtype).bits < 32
     return jnp.asarray(array, jnp.float32 if narrow else array.dtype)

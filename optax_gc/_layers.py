@@ -1,4 +1,4 @@
-"""What layers say of their kernels, kept by path: the part that NNX and Linen share."""
+"""The table of a model's kernels, which its layers fill. All frameworks share this part."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,36 +7,44 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optax_gc._axes import is_kernel_name, leaf_name
+from optax_gc._axes import is_kernel_name
+from optax_gc._paths import leaf_name, path_names, unboxed
+from optax_gc._roles import AxisRoles, roles_by_inputs, roles_of
 
 
 class Claim(NamedTuple):
-    """What a layer says of a leaf that it owns.
+    """What a layer reports about a leaf that it owns.
 
     ``shape`` is the shape that the layer itself works with, without the axes that vmap and
-    scan add, and ``inputs`` are the input axes of that shape. Where ``inputs`` is None the
-    layer leaves the leaf alone, for ``reason``.
+    scan add, and ``letters`` are the roles of its axes, or None if it is not a kernel. If there
+    is a ``reason``, it says why the leaf is left alone.
     """
 
     layer: str
     shape: tuple[int, ...] = ()
-    inputs: tuple[int, ...] | None = None
+    letters: str | None = None
     reason: str = ""
 
 
 class Entry(NamedTuple):
-    """A leaf of the model: its axes, or why it is left alone, or why its axes cannot be told."""
+    """A leaf of the model.
+
+    ``axes`` are its input axes, or None if it is left alone. ``roles`` is None if it is not a
+    kernel, or if only its inputs are known. ``note`` says why the leaf is left alone or what was
+    assumed, and ``error`` why its axes are unknown.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[int, ...] | None = None
-    reason: str = ""
+    roles: AxisRoles | None = None
+    note: str = ""
     error: str = ""
 
 
 class LayerAxes:
-    """The input axes of one model's leaves by path, as a callable for ``centralize(axes=…)``.
+    """The input axes of the leaves of one model, as a function for ``centralize(axes=…)``.
 
-    It holds shapes and axes, no arrays. The updates may be boxed, plain or masked.
+    It holds shapes and axes, but no arrays. The updates can be boxed, plain or masked.
     """
 
     def __init__(
@@ -47,20 +55,56 @@ class LayerAxes:
         self._collection = collection
 
     def __call__(self, updates: Any) -> Any:
-        """Gives the same tree of axes, None where a leaf is left alone.
+        """Returns the tree of the updates with axes as leaves; None for a leaf that is left alone.
 
         Raises:
-          ValueError: a leaf that the model does not have, or has in another shape, or whose
-            input axes cannot be told. The leaf is named.
+          ValueError: the model does not have a leaf, or has it in another shape, or the leaf's
+            input axes cannot be determined. The message names the leaf.
         """
-        return jax.tree_util.tree_map_with_path(self._axes, updates)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self._find(path, leaf).axes, updates
+        )
 
-    def reason(self, path: Any) -> str:
-        """Says why the leaf at this path is left alone, or nothing."""
-        return self._entry(path).reason
+    def replace(self, axes: Mapping[str, tuple[int, ...] | AxisRoles | None]) -> "LayerAxes":
+        """Returns the same table with other axes for some leaves.
+
+        These axes count before anything that the layers report, so they also settle a leaf whose
+        axes cannot be determined otherwise.
+
+        Args:
+          axes: by the leaf's path joined by slashes, as ``optax_gc.tabulate`` shows it, the tuple
+            of its input axes, or its ``AxisRoles`` if other optimizers need them, too, or None
+            to leave the leaf alone.
+
+        Raises:
+          ValueError: the model has no such leaf, or the leaf has no such axis.
+          TypeError: the axes are neither a tuple of ints, nor AxisRoles, nor None.
+        """
+        table = dict(self._table)
+        keys = {"/".join(path): path for path in table}
+        for name, given in axes.items():
+            key = keys.get(name, keys.get("/".join((*self._collection, name))))
+            if key is None:
+                known = ", ".join("/".join(path) for path in list(table)[:5])
+                raise ValueError(f"the model has no leaf {name!r}; its leaves are {known}, …")
+            table[key] = _requested_entry(given, table[key].shape, name)
+        return LayerAxes(table, self._made_by, self._collection)
+
+    def roles(self, updates: Any) -> Any:
+        """Returns the tree of the updates with AxisRoles as leaves; None for a leaf left alone.
+
+        Raises:
+          ValueError: as for the call, or the inputs of a leaf are known and its other roles are
+            not. The message names the leaf.
+        """
+        return jax.tree_util.tree_map_with_path(self.find_roles, updates)
+
+    def note(self, path: Any) -> str:
+        """Returns why the leaf at this path is left alone, or what was assumed about it."""
+        return self._entry(path).note
 
     def _entry(self, path) -> Entry:
-        # A box adds `.value` to the path, and Linen's updates may lack the name of the collection.
+        # A box adds `.value` to the path, and Linen's updates can lack the name of the collection.
         for names in (path_names(path), path_names(unboxed(path))):
             for key in (names, self._collection + names):
                 if key in self._table:
@@ -70,7 +114,18 @@ class LayerAxes:
             "again with the model as it is now"
         )
 
-    def _axes(self, path, leaf):
+    def find_roles(self, path: Any, leaf: Any) -> AxisRoles | None:
+        """Returns the roles of the axes of one leaf, as `roles` does for all."""
+        entry = self._find(path, leaf)
+        if entry.axes is not None and entry.roles is None:
+            raise ValueError(
+                f"the leaf {leaf_name(path)} of shape {entry.shape} has input axes {entry.axes}, "
+                "but which of the others are outputs and which are stacks cannot be determined: "
+                "pass AxisRoles by .replace({path: roles}) of this table"
+            )
+        return entry.roles
+
+    def _find(self, path, leaf) -> Entry:
         entry, shape = self._entry(path), np.shape(leaf)
         where = f"the leaf {leaf_name(path)} of shape {shape}"
         if not _fits(shape, entry):
@@ -80,87 +135,109 @@ class LayerAxes:
             )
         if entry.error:
             raise ValueError(f"{where} {entry.error}")
-        return entry.axes
+        return entry
 
 
-_EXPLICIT = "mask it here with optax.masked and give its axes to a second centralize()"
+_EXPLICIT = "pass its axes by .replace({path: axes}) of this table"
 
 
-def settle(shape: tuple[int, ...], claims: Iterable[Claim], otherwise: str) -> Entry:
-    """Turns what the owners of a leaf of this shape say of it into its entry.
+def resolve_claims(
+    shape: tuple[int, ...],
+    claims: Iterable[Claim],
+    otherwise: str,
+    stacks: tuple[int, ...] | None = None,
+    note: str = "",
+) -> Entry:
+    """Combines the claims of a leaf's owners to its entry.
 
-    `otherwise` is the reason for leaving it alone where no layer that is known owns it.
+    Args:
+      shape: the shape of the leaf.
+      claims: what its owners report.
+      otherwise: why it is left alone if no known layer owns it.
+      stacks: the axes that transforms have added, or None to find them from the shapes.
+      note: how the stacks were found, if that can be wrong.
     """
-    said = {claim: _placements(claim, shape) for claim in claims}
-    for claim, axes in said.items():
-        if len(axes) != 1:
-            how = (
-                f"could stack kernels of that shape along several of its axes, so that the input "
-                f"axes are {' or '.join(map(str, axes))}"
-                if axes
-                else "is no stack of kernels of that shape"
-            )
+    claims = list(dict.fromkeys(claims))
+    entries = [_resolve_claim(shape, claim, stacks, note) for claim in claims]
+    for claim, entry in zip(claims, entries, strict=True):
+        if entry.error:
+            return entry
+        if entry.axes != entries[0].axes:
             return Entry(
                 shape,
-                error=f"belongs to {claim.layer}, whose kernel has shape {claim.shape}, and {how}: "
-                f"{_EXPLICIT}",
+                error=f"has input axes {entries[0].axes} as {claims[0].layer} uses it and "
+                f"{entry.axes} as {claim.layer} does: {_EXPLICIT}",
             )
-    if not said:
-        return Entry(shape, reason=otherwise)
-    first, *others = said
-    for other in others:
-        if said[other] != said[first]:
-            return Entry(
-                shape,
-                error=f"has input axes {said[first][0]} as {first.layer} uses it and "
-                f"{said[other][0]} as {other.layer} does: {_EXPLICIT}",
-            )
-    return Entry(shape, axes=said[first][0], reason=first.reason)
+    return entries[0] if entries else Entry(shape, note=otherwise)
 
 
-def kernel_claim(layer: str, shape: Sequence[int], inputs: tuple[int, ...], chosen: bool) -> Claim:
-    """What a layer says of its kernel, which is left alone if the layer is not chosen."""
-    return Claim(layer, tuple(shape), inputs) if chosen else Claim(layer, reason="not in layers")
+def _resolve_claim(shape, claim, stacks, note) -> Entry:
+    if claim.letters is None:
+        return Entry(shape, note=claim.reason)
+    if stacks is None:
+        found = find_stacks(claim, shape)
+    else:
+        found = [stacks] if _is_stack(claim, shape, stacks) else []
+    each = [roles_of(claim.letters, added) for added in found]
+    if len({_above_1(roles.inputs, shape) for roles in each}) == 1:
+        roles = each[0] if len(each) == 1 else None
+        if claim.reason:
+            return Entry(shape, roles=roles, note=claim.reason)
+        return Entry(shape, each[0].inputs, roles, note)
+    how = "is not a stack of kernels of that shape"
+    if found:
+        how = (
+            "could stack kernels of that shape along several of its axes, so that the input axes "
+            "are " + " or ".join(str(roles.inputs) for roles in each)
+        )
+    elif stacks:
+        how = f"is not a stack of kernels of that shape along {stacks}"
+    return Entry(
+        shape,
+        error=f"belongs to {claim.layer}, whose kernel has shape {claim.shape}, and {how}: {_EXPLICIT}",
+    )
 
 
-def left_alone(name: str, shape: Sequence[int], layer: str) -> str:
-    """Why a leaf is left alone that no layer says anything of."""
-    is_kernel = len(shape) > 1 and is_kernel_name(name)
-    return f"unknown layer {layer}" if is_kernel else "no kernel"
+def find_stacks(claim: Claim, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Returns the axes that transforms can have added to a layer's kernel, each choice once.
 
-
-def _placements(claim: Claim, shape: tuple[int, ...]) -> list[tuple[int, ...] | None]:
-    """All the input axes that a stack of the layer's kernels, of this shape, could have."""
-    if claim.inputs is None:
-        return [None]
+    Choices that only differ in axes of size 1 are the same.
+    """
+    if claim.letters is None:
+        return []
+    count = len(shape) - len(claim.shape)
+    every = itertools.combinations(range(len(shape)), count) if count >= 0 else ()
     found = {}
-    for place in itertools.combinations(range(len(shape)), len(claim.shape)):
-        if tuple(shape[axis] for axis in place) == claim.shape:
-            axes = tuple(place[axis] for axis in claim.inputs)
-            # Averaging over an axis of size 1 or not is the same.
-            found[tuple(axis for axis in axes if shape[axis] > 1)] = axes
+    for added in every:
+        if _is_stack(claim, shape, added):
+            roles = roles_of(claim.letters, added)
+            found.setdefault(tuple(_above_1(axes, shape) for axes in roles), added)
     return list(found.values())
 
 
-def einsum_inputs(equation: str, rank: int) -> tuple[int, ...] | None:
-    """The axes of the second operand that are summed over, None where it is read diagonally."""
-    operands, _, output = equation.replace(" ", "").partition("->")
-    kernel = operands.split(",")[1]
-    front, _, back = kernel.partition("...")
-    letters = front + back
-    indices = [*front, *["..."] * (rank - len(letters)), *back]
-    if len(set(letters)) < len(letters):
-        return None
-    return tuple(axis for axis, index in enumerate(indices) if index not in output)
+def _is_stack(claim, shape, added) -> bool:
+    rest = tuple(size for axis, size in enumerate(shape) if axis not in added)
+    return rest == claim.shape and len(rest) + len(added) == len(shape)
 
 
-def all_but(axis: int, rank: int) -> tuple[int, ...]:
-    """Every axis but one, negative from the end."""
-    return tuple(other for other in range(rank) if other != axis % rank)
+def _above_1(axes, shape):
+    # An axis of size 1 makes no difference to a mean.
+    return tuple(axis for axis in axes if shape[axis] > 1)
+
+
+def kernel_claim(layer: str, shape: Sequence[int], letters: str, chosen: bool) -> Claim:
+    """Returns a layer's claim for its kernel, which is left alone if the layer is not chosen."""
+    return Claim(layer, tuple(shape), letters) if chosen else Claim(layer, reason="not in layers")
+
+
+def explain_unclaimed(name: str, shape: Sequence[int], layer: str) -> str:
+    """Returns why a leaf that no known layer owns is left alone."""
+    is_kernel = len(shape) > 1 and is_kernel_name(name)
+    return f"unknown layer {layer}" if is_kernel else "not a kernel"
 
 
 def check_layers(layers: Any, known: Sequence[type]) -> tuple[type, ...]:
-    """The classes whose kernels are centralized: `layers`, or all that are known."""
+    """Returns the classes whose kernels are centralized: `layers`, or by default all known ones."""
     if layers is None:
         return tuple(known)
     if not isinstance(layers, tuple) or not all(isinstance(layer, type) for layer in layers):
@@ -176,20 +253,25 @@ def check_layers(layers: Any, known: Sequence[type]) -> tuple[type, ...]:
     return layers
 
 
-def path_names(path: Any) -> tuple[str, ...]:
-    """A path as text, the same for attributes, keys and indices."""
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def unboxed(path: Any) -> Any:
-    """The path without the ``.value`` that a box (nnx.Variable, Linen's Partitioned) adds."""
-    boxed = path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value"
-    return path[:-1] if boxed else path
-
-
 def _fits(shape, entry):
-    # In a shard_map a leaf is one shard, which is as good where the axes split are not averaged.
+    # In a shard_map a leaf is one shard. That is right if the axes that are split are not averaged.
     return len(shape) == len(entry.shape) and all(
         size == whole or (axis not in (entry.axes or ()) and size and whole % size == 0)
         for axis, (size, whole) in enumerate(zip(shape, entry.shape, strict=True))
     )
+
+
+def _requested_entry(axes, shape, name) -> Entry:
+    if axes is None:
+        return Entry(shape, note="left alone on request")
+    flat = [*axes.inputs, *axes.outputs, *axes.stacks] if isinstance(axes, AxisRoles) else axes
+    if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in flat):
+        raise TypeError(f"axes of {name} must be a tuple of ints, AxisRoles or None, not {axes!r}")
+    if not all(-len(shape) <= axis < len(shape) for axis in flat):
+        raise ValueError(f"axes={axes!r} are out of range for {name} of shape {shape}")
+    if not isinstance(axes, AxisRoles):
+        axes = roles_by_inputs([axis % len(shape) for axis in axes], len(shape))
+    elif sorted(axis % len(shape) for axis in flat) != list(range(len(shape))):
+        raise ValueError(f"{axes!r} must contain each axis of {name} of shape {shape} once")
+    roles = AxisRoles(*(tuple(axis % len(shape) for axis in part) for part in axes))
+    return Entry(shape, roles.inputs, roles)

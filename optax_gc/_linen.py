@@ -1,4 +1,4 @@
-"""Which axes of a Linen model's leaves are a neuron's inputs, asked of its layers."""
+"""Finds each kernel's input axes by inspecting the layers of a Linen model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,60 +8,83 @@ import numpy as np
 
 try:
     from flax import linen as nn
+    from flax import struct
     from flax.linen.recurrent import DenseParams
 except ImportError as error:
     raise ImportError("linen_kernel_axes needs Flax: pip install flax") from error
 
+from optax_gc import _roles
 from optax_gc._layers import (
     Claim,
     LayerAxes,
-    all_but,
     check_layers,
-    einsum_inputs,
+    explain_unclaimed,
     kernel_claim,
-    left_alone,
-    path_names,
-    settle,
-    unboxed,
+    resolve_claims,
 )
+from optax_gc._paths import path_names, unboxed
+
+
+class _Stacked(struct.PyTreeNode, nn.meta.AxisMetadata):
+    """A kernel in a box that lifted transforms tell of every axis that they add."""
+
+    value: Any
+    stacks: tuple[int, ...] = struct.field(pytree_node=False)
+
+    def unbox(self):
+        return self.value
+
+    def replace_boxed(self, val):
+        return self.replace(value=val)
+
+    def add_axis(self, index, params):
+        del params
+        index %= np.ndim(nn.meta.unbox(self.value))
+        moved = tuple(axis + (axis >= index) for axis in self.stacks)
+        return self.replace(stacks=tuple(sorted((*moved, index))))
+
+    def remove_axis(self, index, params):
+        del params
+        index %= np.ndim(nn.meta.unbox(self.value))
+        rest = (axis for axis in self.stacks if axis != index)
+        return self.replace(stacks=tuple(axis - (axis > index) for axis in rest))
 
 
 def linen_kernel_axes(
     module: Any, rngs: Any, *args: Any, layers: tuple[type, ...] | None = None, **kwargs: Any
 ) -> LayerAxes:
-    """Finds the input axes of a Flax Linen model's kernels by asking its layers.
+    """Finds the input axes of a Flax Linen model's kernels by inspecting its layers.
 
-    The model is traced once as by ``module.init(rngs, *args, **kwargs)``, without computing
-    anything, and every layer it calls is asked. Exact for Dense, DenseGeneral (so for
-    attention), Einsum, Conv of any rank, grouped and depthwise, ConvLocal, ConvTranspose with
-    and without ``transpose_kernel``, recurrent cells, and subclasses of these, also under
-    ``nn.remat``. Axes that ``nn.vmap`` and ``nn.scan`` stack layers along are found by
-    comparing with the shape that the layer itself sees; each layer of a stack is centralized
-    alone.
+    The model is traced once, as ``module.init(rngs, *args, **kwargs)`` would do, but nothing
+    is computed. Every layer that is called on the way is inspected. The result is exact for
+    Dense, DenseGeneral (and so for attention), Einsum, Conv of any rank, grouped or depthwise,
+    ConvLocal, ConvTranspose with and without ``transpose_kernel``, recurrent cells, and
+    subclasses of these, also under ``nn.remat``. ``nn.vmap``, ``nn.scan`` and
+    ``nn.remat_scan`` tell which axes they add, and each layer of a stack is centralized
+    separately. For ConvTranspose with strides, see :func:`optax_gc.nnx_kernel_axes`.
 
-    Embeddings, biases and scales are left alone, and so is what a layer that is not known
-    owns: :func:`optax_gc.tabulate` lists it. Give its axes in a function, as shown for
-    :func:`optax_gc.nnx_kernel_axes`.
+    Embeddings, biases and scales are left alone. So are the arrays of a layer that is not
+    known; :func:`optax_gc.tabulate` lists them. Pass their axes with the method ``replace``
+    of the result, as shown for :func:`optax_gc.nnx_kernel_axes`.
 
     Args:
       module: a ``linen.Module``.
       rngs: as for ``module.init``.
       *args: as for ``module.init``; arrays or ``jax.ShapeDtypeStruct``.
-      layers: the classes whose kernels are centralized, all if None. The class is that of
-        the layer that owns the kernel: ``nn.DenseGeneral`` for attention. One that this
-        model does not use is no error.
-      **kwargs: as for ``module.init``, ``method`` included.
+      layers: the classes whose kernels are centralized; None for all. What counts is the
+        layer that owns the kernel, such as ``nn.DenseGeneral`` in attention. A class that
+        this model does not use is not an error.
+      **kwargs: as for ``module.init``, including ``method``.
 
     Returns:
-      A callable for ``optax_gc.centralize(axes=…)`` that holds no arrays and takes updates of
-      this model, with or without ``'params'`` in front, boxed or not, masked or not. It raises
-      a ValueError that names the leaf for one that the model does not have, or has in another
-      shape; for one shared by layers with different input axes; and where a stack's axis has
-      the size of a neighbour, so that it cannot be told.
+      A function for ``optax_gc.centralize(axes=…)``. It holds no arrays, and accepts updates
+      of this model with or without ``'params'`` at the top, boxed or not, masked or not. It
+      raises a ValueError that names the leaf in the same cases as that of
+      :func:`optax_gc.nnx_kernel_axes`.
 
     Raises:
       ImportError: Flax is not installed.
-      TypeError: ``layers`` is not a tuple of classes.
+      TypeError: ``module`` is not a Linen module, or ``layers`` is not a tuple of classes.
       ValueError: a class in ``layers`` owns no kernel.
 
     Examples:
@@ -77,78 +100,101 @@ def linen_kernel_axes(
       layers_0 {'bias': None, 'kernel': (0, 1)}
       layers_1 {'bias': None, 'kernel': (0,)}
     """
-    chosen = check_layers(layers, tuple(_INPUTS))
+    if not isinstance(module, nn.Module):
+        found = (
+            f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        )
+        raise TypeError(f"module must be a linen.Module; got {found}")
+    chosen = check_layers(layers, tuple(_KERNELS))
     claims: dict[tuple[str, ...], list[Claim]] = {}
     kinds: dict[tuple[str, ...], str] = {}
+    boxed = True
 
-    def ask(call, call_args, call_kwargs, context):
+    def inspect(call, call_args, call_kwargs, context):
         result = call(*call_args, **call_kwargs)
         layer = context.module
-        if layer.scope is None:  # not a part of the model, such as a cell asked for its carry
+        if layer.scope is None:  # not a part of the model, such as a cell that only makes its carry
             return result
         kinds[layer.path] = kind = type(layer).__name__
         owner = f"{kind} at {'/'.join(layer.path) or '<root>'}"
         if isinstance(layer, nn.Embed):
-            said = Claim(owner, reason="embedding")
-            claims.setdefault(("params", *layer.path, "embedding"), []).append(said)
-        owned = layer.variables.get("params", {})
-        for known, inputs_of in _INPUTS.items():
-            if isinstance(layer, known) and "kernel" in owned:
-                shape = np.shape(nn.meta.unbox(owned["kernel"]))
-                inputs = inputs_of(layer, len(shape), *call_args, **call_kwargs)
-                if inputs is not None:
-                    said = kernel_claim(owner, shape, inputs, isinstance(layer, chosen))
-                    claims.setdefault(("params", *layer.path, "kernel"), []).append(said)
+            claim = Claim(owner, reason="embedding")
+            claims.setdefault(("params", *layer.path, "embedding"), []).append(claim)
+        kernel = layer.variables.get("params", {}).get("kernel")
+        for known, letters_of in _KERNELS.items():
+            if isinstance(layer, known) and kernel is not None:
+                shape = np.shape(nn.meta.unbox(kernel))
+                letters = letters_of(layer, len(shape), *call_args, **call_kwargs)
+                if letters is not None:
+                    claim = kernel_claim(owner, shape, letters, isinstance(layer, chosen))
+                    claims.setdefault(("params", *layer.path, "kernel"), []).append(claim)
+                if boxed and not isinstance(kernel, _Stacked):
+                    layer.put_variable("params", "kernel", _Stacked(kernel, ()))
         return result
 
-    with nn.intercept_methods(ask):
-        variables = jax.eval_shape(lambda: module.lazy_init(rngs, *args, **kwargs))
+    def trace():
+        claims.clear()
+        kinds.clear()
+        with nn.intercept_methods(inspect):
+            return jax.eval_shape(lambda: module.lazy_init(rngs, *args, **kwargs))
+
+    try:
+        variables = trace()
+    except Exception:  # noqa: BLE001
+        # Some modules, such as nn.SpectralNorm, fail on parameters in boxes. Without boxes the
+        # added axes are found from the shapes, and an error of the model itself is raised again.
+        boxed = False
+        variables = trace()
     table = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        variables, is_leaf=lambda node: isinstance(node, _Stacked)
+    ):
         names = path_names(unboxed(path))
+        stacks = leaf.stacks if isinstance(leaf, _Stacked) else None
+        shape = np.shape(nn.meta.unbox(leaf))
         collection, *owner = names[:-1]
         while owner and tuple(owner) not in kinds:
             owner.pop()
-        otherwise = left_alone(names[-1], leaf.shape, kinds.get(tuple(owner), "?"))
+        otherwise = explain_unclaimed(names[-1], shape, kinds.get(tuple(owner), "?"))
         if collection != "params":
             otherwise = f"in {collection}"
-        table[names] = settle(leaf.shape, claims.get(names, ()), otherwise)
+        table[names] = resolve_claims(shape, claims.get(names, ()), otherwise, stacks)
     return LayerAxes(table, "linen_kernel_axes", ("params",))
 
 
-def _first(layer, rank, *args, **kwargs):
-    return (0,)
+def _dense(layer, rank, *args, **kwargs):
+    return _roles.dense(1, 1)
 
 
 def _dense_general(layer, rank, *args, **kwargs):
     batch, inputs = np.size(layer.batch_dims), np.size(layer.axis)
-    return tuple(range(batch, batch + inputs))
+    return _roles.dense(inputs, rank - batch - inputs, batch)
 
 
 def _einsum(layer, rank, *args, **kwargs):
     given = (layer.einsum_str, kwargs.get("einsum_str"), *args[1:])
     equation = next((each for each in given if isinstance(each, str)), None)
-    # A subclass may add the equation itself, in the call that it passes on.
-    return None if equation is None else einsum_inputs(equation, rank)
+    # A subclass can add the equation in the call that it passes on.
+    return None if equation is None else _roles.einsum(equation, rank)
 
 
 def _conv(layer, rank, *args, **kwargs):
-    return all_but(-1, rank)
+    return _roles.conv(rank)
 
 
 def _conv_local(layer, rank, *args, **kwargs):
-    # The kernel is (output positions..., inputs, outputs): each position has neurons of its own.
-    return (rank - 2,)
+    # The kernel is (output positions..., inputs, outputs), and each position has its own neurons.
+    return _roles.dense(1, 1, batch=rank - 2)
 
 
 def _conv_transpose(layer, rank, *args, **kwargs):
-    return all_but(-2 if layer.transpose_kernel else -1, rank)
+    return _roles.conv_transpose(layer.strides, rank, layer.transpose_kernel)
 
 
-# For each layer the input axes of its kernel, from its rank and what the layer was called with.
-_INPUTS: dict[type, Callable[..., tuple[int, ...] | None]] = {
-    nn.Dense: _first,
-    DenseParams: _first,
+# For each layer, the roles of its kernel's axes, from its rank and the arguments of the call.
+_KERNELS: dict[type, Callable[..., str | None]] = {
+    nn.Dense: _dense,
+    DenseParams: _dense,
     nn.DenseGeneral: _dense_general,
     nn.Einsum: _einsum,
     nn.Conv: _conv,

@@ -1,7 +1,7 @@
-"""Which axes of an NNX model's leaves are a neuron's inputs, asked of its layers."""
+"""Finds each kernel's input axes by inspecting the layers of an NNX model."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,56 +11,66 @@ try:
 except ImportError as error:
     raise ImportError("nnx_kernel_axes needs Flax: pip install flax") from error
 
+from optax_gc import _roles
 from optax_gc._layers import (
     Claim,
     LayerAxes,
-    all_but,
     check_layers,
-    einsum_inputs,
+    explain_unclaimed,
     kernel_claim,
-    left_alone,
-    path_names,
-    settle,
+    resolve_claims,
 )
+from optax_gc._paths import path_names
+from optax_gc._stacks import OwnedLeaf, Stacks
 
 
-def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> LayerAxes:
-    """Finds the input axes of a Flax NNX model's kernels by asking its layers.
+def nnx_kernel_axes(
+    model: Any,
+    *,
+    layers: tuple[type, ...] | None = None,
+    stacks: Mapping[str, int | tuple[int, ...]] | None = None,
+) -> LayerAxes:
+    """Finds the input axes of a Flax NNX model's kernels by inspecting its layers.
 
-    Exact for Linear, LinearGeneral (so for attention), Einsum, Conv of any rank, grouped
-    and depthwise, ConvTranspose with and without ``transpose_kernel``, the factors of LoRA,
-    recurrent cells, and subclasses of these, wherever they are in the model. Axes that
-    ``nnx.vmap`` and ``nnx.scan`` stack layers along are found by comparing with the layer's
-    own kernel shape; each layer of a stack is centralized alone. An Einsum is taken by the
-    equation it was built with.
+    The result is exact for Linear, LinearGeneral (and so for attention), Einsum, Conv of any
+    rank, grouped or depthwise, ConvTranspose with and without ``transpose_kernel``, the first
+    factor of LoRA (the second is left alone, because it does not see the inputs), recurrent cells, and subclasses of these, wherever they are in the model.
+    An Einsum is judged by the equation that it was made with. The axes that ``nnx.vmap`` and
+    ``nnx.scan`` add are found by comparison with the layer's own kernel shape, and each layer
+    of a stack is centralized separately. If several axes could be the stack, as for the output
+    of an attention of 12 heads in a stack of 12 layers, the kernel is taken to be stacked like
+    the other kernels nearby, or along its first axes if there are none, and ``tabulate`` says
+    so; ``stacks`` settles it. A ConvTranspose with a stride above 1 is centralized
+    over its input channels in that dimension, and not over its taps, because each tap belongs
+    to a neuron of its own (if the stride is smaller than the kernel, to one of a few).
 
-    Embeddings, biases and scales are left alone, and so is what a layer that is not known
-    owns: :func:`optax_gc.tabulate` lists it. Give its axes in a function::
+    Embeddings, biases and scales are left alone. So are the arrays of a layer that is not
+    known; :func:`optax_gc.tabulate` lists them. Pass their axes by path::
 
-        found = nnx_kernel_axes(model)
-
-        def axes(updates):
-            tree = found(updates)
-            tree["experts"]["kernel"] = (1,)
-            return tree
+        axes = nnx_kernel_axes(model).replace({"experts/kernel": (1,)})
 
     Args:
       model: an ``nnx.Module``, or one made by ``nnx.eval_shape``. Only shapes are read.
-      layers: the classes whose kernels are centralized, all if None. The class is that of
-        the layer that owns the kernel: ``nnx.LinearGeneral`` for attention. One that this
-        model does not use is no error.
+      layers: the classes whose kernels are centralized; None for all. What counts is the
+        layer that owns the kernel, such as ``nnx.LinearGeneral`` in attention. A class that
+        this model does not use is not an error.
+      stacks: by the path of a part of the model, such as ``"blocks"`` or ``"decoder/blocks"``,
+        the axis that vmap or scan added to every kernel in it, or a tuple of these axes. None
+        and parts that are not listed: the axes are found as described above.
 
     Returns:
-      A callable for ``optax_gc.centralize(axes=…)`` that holds no arrays and takes updates
-      of this model: those of ``nnx.Optimizer``, an ``nnx.State`` or the gradient of a module,
-      masked or not. It raises a ValueError that names the leaf for one that the model does
-      not have, or has in another shape; for one shared by layers with different input axes;
-      and where a stack's axis has the size of a neighbour, so that it cannot be told.
+      A function for ``optax_gc.centralize(axes=…)``. It holds no arrays, and accepts the
+      updates of ``nnx.Optimizer``, an ``nnx.State`` or the gradient of a module, masked or
+      not. It raises a ValueError that names the leaf if the model does not have the leaf or
+      has it in another shape, if layers with different input axes share it, or if the axis of
+      a stack cannot be determined. Its method ``replace`` sets the axes of such a leaf.
 
     Raises:
       ImportError: Flax is not installed.
-      TypeError: ``layers`` is not a tuple of classes.
-      ValueError: a class in ``layers`` owns no kernel.
+      TypeError: ``model`` is not an NNX model with parameters, or ``layers`` is not a tuple
+        of classes.
+      ValueError: a class in ``layers`` owns no kernel, or the model has no kernel at a path in
+        ``stacks``.
 
     Examples:
       >>> from flax import nnx
@@ -75,7 +85,7 @@ def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> La
       >>> tx = optax.chain(optax_gc.centralize(axes), optax.sgd(0.1))
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
-      Convolutions only:
+      Only convolutions:
 
       >>> axes = optax_gc.nnx_kernel_axes(model, layers=(nnx.Conv,))
       >>> print(nnx.to_pure_dict(axes(nnx.state(model, nnx.Param))))
@@ -83,63 +93,61 @@ def nnx_kernel_axes(model: Any, *, layers: tuple[type, ...] | None = None) -> La
     """
     chosen = check_layers(layers, tuple(_KERNELS))
     leaves = list(_walk(model, (), None, ()))
-    if leaves and all(leaf.layer is None for leaf in leaves):
-        raise TypeError(f"model must be an nnx.Module, not a {type(model).__name__}")
-    # By identity: what several layers share is one leaf, with a path for each of them.
+    if all(leaf.layer is None for leaf in leaves):
+        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be an nnx.Module that has parameters; got {found}")
+    # Keyed by identity, because layers can share a leaf, which then has a path for each of them.
     claims: dict[int, list[Claim]] = {}
     for leaf in leaves:
         claims.setdefault(id(leaf.value), []).extend(_claims(leaf, chosen))
+    settled = Stacks(stacks or {}, leaves, claims)
     table = {
-        leaf.path: settle(leaf.value.shape, claims[id(leaf.value)], _otherwise(leaf))
+        leaf.path: resolve_claims(
+            leaf.value.shape, claims[id(leaf.value)], _explain_unclaimed(leaf), *settled.find(leaf)
+        )
         for leaf in leaves
     }
     return LayerAxes(table, "nnx_kernel_axes")
 
 
-class _Leaf(NamedTuple):
-    """A Variable, or an array that is in none, and the module that holds it."""
-
-    path: tuple[str, ...]
-    value: Any
-    layer: Any
-
-
 def _linear(layer):
-    yield "kernel", (layer.in_features, layer.out_features), (0,)
+    yield "kernel", (layer.in_features, layer.out_features), _roles.dense(1, 1)
 
 
 def _linear_general(layer):
     batch, inputs = tuple(layer.batch_axis.values()), layer.in_features
-    axes = tuple(range(len(batch), len(batch) + len(inputs)))
-    yield "kernel", (*batch, *inputs, *layer.out_features), axes
+    letters = _roles.dense(len(inputs), len(layer.out_features), len(batch))
+    yield "kernel", (*batch, *inputs, *layer.out_features), letters
 
 
 def _einsum(layer):
-    inputs = einsum_inputs(layer.einsum_str, len(layer.kernel_shape))
-    if inputs is not None:
-        yield "kernel", layer.kernel_shape, inputs
+    letters = _roles.einsum(layer.einsum_str, len(layer.kernel_shape))
+    if letters is not None:
+        yield "kernel", layer.kernel_shape, letters
 
 
 def _conv(layer):
-    yield "kernel", layer.kernel_shape, all_but(-1, len(layer.kernel_shape))
+    yield "kernel", layer.kernel_shape, _roles.conv(len(layer.kernel_shape))
 
 
 def _conv_transpose(layer):
-    out_axis = -2 if layer.transpose_kernel else -1
-    yield "kernel", layer.kernel_shape, all_but(out_axis, len(layer.kernel_shape))
+    shape = layer.kernel_shape
+    yield "kernel", shape, _roles.conv_transpose(layer.strides, len(shape), layer.transpose_kernel)
 
 
 def _lora(layer):
-    # It does not keep its rank: take every size that fits both factors, stacked or not.
+    # The layer does not store its rank, so every size that fits both factors is possible.
     a, b = layer.lora_a.shape, layer.lora_b.shape
     for rank in dict.fromkeys(a):
         if _in_order((layer.in_features, rank), a) and _in_order((rank, layer.out_features), b):
-            yield "lora_a", (layer.in_features, rank), (0,)
-            yield "lora_b", (rank, layer.out_features), (0,)
+            yield "lora_a", (layer.in_features, rank), _roles.dense(1, 1)
+            # Φ of the first factor is Φ of the product. The second factor's inputs are not the
+            # inputs of the kernel that is adapted, so it is left alone.
+            yield "lora_b", (rank, layer.out_features), _roles.dense(1, 1)
 
 
-# For each layer its kernels: their names, the shapes it made them in, and their input axes.
-_KERNELS: dict[type, Callable[[Any], Iterable[tuple[str, Any, Any]]]] = {
+# For each layer, the names of its kernels, the shapes that it made them in, and their axes' roles.
+_KERNELS: dict[type, Callable[[Any], Iterable[tuple[str, Any, str]]]] = {
     nnx.Linear: _linear,
     nnx.LinearGeneral: _linear_general,
     nnx.Einsum: _einsum,
@@ -154,11 +162,11 @@ def _in_order(part, whole) -> bool:
     return all(size in rest for size in part)
 
 
-def _walk(node, path, layer, above) -> Iterator[_Leaf]:
-    """Every leaf by every path to it: a module's gradient has shared leaves more than once."""
+def _walk(node, path, layer, above) -> Iterator[OwnedLeaf]:
+    """Yields every leaf for every path to it, because gradients repeat the leaves that are shared."""
     is_array = isinstance(node, (nnx.Variable, jax.Array, np.ndarray, jax.ShapeDtypeStruct))
-    if is_array and hasattr(node, "shape"):  # a Variable may hold a number or a tree instead
-        yield _Leaf(path, node, layer)
+    if is_array and hasattr(node, "shape"):  # a Variable can also hold a number or a tree
+        yield OwnedLeaf(path, node, layer)
     elif isinstance(node, nnx.Pytree):
         if not any(node is other for other in above):
             for name, child in vars(node).items():
@@ -177,12 +185,14 @@ def _claims(leaf, chosen) -> Iterator[Claim]:
     if isinstance(leaf.layer, nnx.Embed) and leaf.value is leaf.layer.embedding:
         yield Claim(owner, reason="embedding")
     for kind, kernels in _KERNELS.items():
-        for name, shape, inputs in kernels(leaf.layer) if isinstance(leaf.layer, kind) else ():
+        for name, shape, letters in kernels(leaf.layer) if isinstance(leaf.layer, kind) else ():
             if leaf.value is getattr(leaf.layer, name):
-                yield kernel_claim(owner, shape, inputs, isinstance(leaf.layer, chosen))
+                claim = kernel_claim(owner, shape, letters, isinstance(leaf.layer, chosen))
+                is_second = name == "lora_b" and claim.letters is not None
+                yield claim._replace(reason="second factor of LoRA") if is_second else claim
 
 
-def _otherwise(leaf) -> str:
+def _explain_unclaimed(leaf) -> str:
     if not isinstance(leaf.value, nnx.Param):
         return "not an nnx.Param"
-    return left_alone(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)
+    return explain_unclaimed(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)

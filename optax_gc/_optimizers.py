@@ -1,4 +1,7 @@
-"""Optax's optimizers with GC where the paper puts it, each one chain in the order it acts."""
+"""Optax's optimizers with GC where the paper puts it.
+
+Each is one chain, whose stages stand in the order in which they act.
+"""
 
 from typing import Any, Literal
 
@@ -18,39 +21,42 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: Any | None = None,
     *,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     gc: optax.GradientTransformation = _CENTRALIZE,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SGD and SGDM with gradient centralization (Algorithm 1), weight decay inside it.
+    r"""SGD and SGDM with gradient centralization (Algorithm 1), which includes the weight decay.
 
     .. math::
         \hat g_t = \Phi(g_t + \lambda w_t), \quad
         m_t = \mu m_{t-1} + \hat g_t, \quad
         w_{t+1} = w_t - \eta_t m_t
 
-    with :math:`\hat g_t + \mu m_t` in place of :math:`m_t` for Nesterov's momentum. The
-    momentum is a sum, as in :func:`optax.sgd` and the authors' code; Algorithm 1 prints
-    a moving average. Every parameter is decayed, biases and norms too, as in that code.
+    Nesterov's momentum has :math:`\hat g_t + \mu m_t` instead of :math:`m_t`. The momentum is
+    a sum, as in :func:`optax.sgd` and the authors' code; Algorithm 1 prints a moving average.
+    Every parameter is decayed, also biases and the scales of norms, as in that code.
 
-    The theory holds in full: eᵀw of every centralized weight vector keeps its initial
-    value (Section 4.1), whatever the momentum, the decay and the schedules, so Corollary
-    4.1 holds and the decay never shrinks a weight vector's mean. Φ before or after the
-    momentum is the same update, so there is no ``gc_on`` here.
+    Section 4.1 holds: eᵀw of every centralized weight vector keeps its initial value,
+    whatever the momentum, the decay and the schedules are. So Corollary 4.1 holds, and the
+    decay never shrinks the mean of a weight vector. There is no ``gc_on`` here, because
+    centralizing before or after the momentum is the same update.
 
     Args:
-      learning_rate: η, a number or a schedule from the step's count to one.
-      momentum: μ; None for none, and no state for it.
-      nesterov: whether the momentum is Nesterov's.
-      accumulator_dtype: dtype of the momentum; None for that of the parameters.
-      weight_decay: λ, a number or a schedule; anything but a Python 0 needs ``params``.
-      gc: Φ, such as ``centralize(mask=conv_kernels)``; ``optax.identity()`` for none.
+      learning_rate: η, a number, or a schedule that returns it for the number of a step.
+      momentum: μ, or None for no momentum and no state for it.
+      nesterov: whether to use Nesterov's momentum.
+      accumulator_dtype: dtype of the momentum; None for the dtype of the parameters.
+      weight_decay: λ, a number or a schedule, or None for no decay. With a decay,
+        ``update`` needs ``params``.
+      gc: Φ, such as ``centralize(mask=conv_kernels)``, or ``optax.identity()`` for no
+        centralization.
 
     Returns:
-      The optimizer: :func:`optax.sgd` without decay and with ``gc=optax.identity()``.
+      The optimizer. Without decay and with ``gc=optax.identity()`` it is :func:`optax.sgd`,
+      and in any case its state without decay is that of :func:`optax.sgd`.
 
     Raises:
       TypeError: ``gc`` is not a gradient transformation.
-      ValueError: in ``update``, a decay without ``params``.
+      ValueError: ``update`` is called without ``params`` although there is a decay.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -66,9 +72,8 @@ def sgd(
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020
     """
     return optax.chain(
-        _add_decay(weight_decay),
-        _checked(gc),
-        _momentum(momentum, nesterov, accumulator_dtype),
+        *_add_decay(weight_decay),
+        *_centralize_before(_momentum(momentum, nesterov, accumulator_dtype), gc),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -79,7 +84,7 @@ def sgdw(
     nesterov: bool = False,
     accumulator_dtype: Any | None = None,
     *,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     gc: optax.GradientTransformation = _CENTRALIZE,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGDM with gradient centralization and decoupled weight decay.
@@ -88,27 +93,29 @@ def sgdw(
         m_t = \mu m_{t-1} + \Phi(g_t), \quad
         w_{t+1} = w_t - \eta_t (m_t + \lambda w_t)
 
-    with :math:`\Phi(g_t) + \mu m_t` in place of :math:`m_t` for Nesterov's momentum. The
-    decay is multiplied by the learning rate, is not centralized and stays out of the
-    momentum, as in the authors' code.
+    Nesterov's momentum has :math:`\Phi(g_t) + \mu m_t` instead of :math:`m_t`. As in the
+    authors' code, the decay is multiplied by the learning rate, and it is neither centralized
+    nor part of the momentum.
 
-    Here eᵀw of a centralized weight vector is not constant: it follows the decay alone,
-    :math:`e^T w_t = e^T w_0 \prod_{s<t} (1 - \eta_s \lambda)`. It is constant without decay.
+    With a decay, eᵀw of a centralized weight vector is not constant. Only the decay changes
+    it: :math:`e^T w_t = e^T w_0 \prod_{s<t} (1 - \eta_s \lambda)`.
 
     Args:
-      learning_rate: η, a number or a schedule from the step's count to one.
-      momentum: μ; None for none, and no state for it.
-      nesterov: whether the momentum is Nesterov's.
-      accumulator_dtype: dtype of the momentum; None for that of the parameters.
-      weight_decay: λ, a number or a schedule; anything but a Python 0 needs ``params``.
-      gc: Φ, such as ``centralize(mask=conv_kernels)``; ``optax.identity()`` for none.
+      learning_rate: η, a number, or a schedule that returns it for the number of a step.
+      momentum: μ, or None for no momentum and no state for it.
+      nesterov: whether to use Nesterov's momentum.
+      accumulator_dtype: dtype of the momentum; None for the dtype of the parameters.
+      weight_decay: λ, a number or a schedule, or None for no decay. With a decay,
+        ``update`` needs ``params``.
+      gc: Φ, such as ``centralize(mask=conv_kernels)``, or ``optax.identity()`` for no
+        centralization.
 
     Returns:
       The optimizer.
 
     Raises:
       TypeError: ``gc`` is not a gradient transformation.
-      ValueError: in ``update``, a decay without ``params``.
+      ValueError: ``update`` is called without ``params`` although there is a decay.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -125,9 +132,8 @@ def sgdw(
       Loshchilov and Hutter, `Decoupled Weight Decay <https://arxiv.org/abs/1711.05101>`_, 2019
     """
     return optax.chain(
-        _checked(gc),
-        _momentum(momentum, nesterov, accumulator_dtype),
-        _add_decay(weight_decay),
+        *_centralize_before(_momentum(momentum, nesterov, accumulator_dtype), gc),
+        *_add_decay(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -141,7 +147,7 @@ def adam(
     mu_dtype: Any | None = None,
     *,
     nesterov: bool = False,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     gc: optax.GradientTransformation = _CENTRALIZE,
     gc_on: Literal["gradient", "update"] = "gradient",
 ) -> optax.GradientTransformationExtraArgs:
@@ -152,32 +158,37 @@ def adam(
         w_{t+1} = w_t - \eta_t \, \mathrm{Adam}(\hat g_t)
 
     where Adam is :func:`optax.scale_by_adam`: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`
-    (Algorithm 2 prints :math:`\hat v_t` for it in its last line). With ``gc_on="update"``
-    it is :math:`\eta_t \Phi(\mathrm{Adam}(g_t + \lambda w_t))`, which the authors advise
-    for adaptive methods. Every parameter is decayed, biases and norms too.
+    (the last line of Algorithm 2 prints :math:`\hat v_t` without the root). With
+    ``gc_on="update"`` the step is :math:`\eta_t \Phi(\mathrm{Adam}(g_t + \lambda w_t))`, which
+    the authors recommend for adaptive methods. Every parameter is decayed, also biases and
+    the scales of norms.
 
-    Section 4.1 speaks of SGD and SGDM. Under ``gc_on="gradient"`` eᵀw does not stay
-    constant, even without decay: each weight is scaled by its own :math:`\hat v_t`. Under
-    ``gc_on="update"`` it does, for any decay, and Corollary 4.1 holds.
+    Section 4.1 is about SGD and SGDM. With ``gc_on="gradient"``, eᵀw does not stay constant,
+    even without decay, because each weight is scaled by its own :math:`\hat v_t`. With
+    ``gc_on="update"`` it stays constant for any decay, and Corollary 4.1 holds.
 
     Args:
-      learning_rate: η, a number or a schedule from the step's count to one.
+      learning_rate: η, a number, or a schedule that returns it for the number of a step.
       b1: decay rate of the first moment.
       b2: decay rate of the second moment.
       eps: ε, added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype of the first moment; None for that of the parameters.
+      mu_dtype: dtype of the first moment; None for the dtype of the parameters.
       nesterov: whether to use Nesterov's momentum, as :func:`optax.nadam` does.
-      weight_decay: λ, a number or a schedule; anything but a Python 0 needs ``params``.
-      gc: Φ, such as ``centralize(mask=conv_kernels)``; ``optax.identity()`` for none.
+      weight_decay: λ, a number or a schedule, or None for no decay. With a decay,
+        ``update`` needs ``params``.
+      gc: Φ, such as ``centralize(mask=conv_kernels)``, or ``optax.identity()`` for no
+        centralization.
       gc_on: what Φ acts on, ``"gradient"`` or ``"update"``.
 
     Returns:
-      The optimizer: :func:`optax.adam` without decay and with ``gc=optax.identity()``.
+      The optimizer. Without decay and with ``gc=optax.identity()`` it is :func:`optax.adam`,
+      and in any case its state without decay is that of :func:`optax.adam`.
 
     Raises:
       TypeError: ``gc`` is not a gradient transformation.
-      ValueError: ``gc_on`` is another value; in ``update``, a decay without ``params``.
+      ValueError: ``gc_on`` has another value, or ``update`` is called without ``params``
+        although there is a decay.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -194,13 +205,12 @@ def adam(
     References:
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020
     """
-    early_gc, late_gc = _placed(gc, gc_on)
+    gc_on_gradient, gc_on_update = _place(gc, gc_on)
+    scaling = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     return optax.chain(
-        _add_decay(weight_decay),
-        early_gc,
-        optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-        late_gc,
-        optax.scale_by_learning_rate(learning_rate),
+        *_add_decay(weight_decay),
+        *_centralize_before(scaling, gc_on_gradient),
+        *_centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
     )
 
 
@@ -223,35 +233,40 @@ def adamw(
     .. math:: w_{t+1} = w_t - \eta_t \left( \mathrm{Adam}(\Phi(g_t)) + \lambda w_t \right)
 
     where Adam is :func:`optax.scale_by_adam`. With ``gc_on="update"``, which the authors
-    advise for adaptive methods, it is :math:`\eta_t \Phi(\mathrm{Adam}(g_t) + \lambda w_t)`,
-    Φ over the decay too. The decay is multiplied by η, as in :func:`optax.adamw`. The
-    authors' code multiplies it by :math:`\eta_t / (1 - b_1^t)` instead, ten times as much
-    at the first step and the same in the end (in one of its two versions also by
-    :math:`\sqrt{1 - b_2^t}`, with ε before the bias correction).
+    recommend for adaptive methods, the step is
+    :math:`\eta_t \Phi(\mathrm{Adam}(g_t) + \lambda w_t)`, so Φ acts on the decay too. The decay
+    is multiplied by η, as in :func:`optax.adamw`. The authors' code multiplies it by
+    :math:`\eta_t / (1 - b_1^t)` instead, which is ten times as much at the first step and the
+    same in the long run (one of its two versions also multiplies it by
+    :math:`\sqrt{1 - b_2^t}` and adds ε before the bias correction).
 
-    Under ``gc_on="gradient"`` eᵀw does not stay constant and follows no law; under
-    ``gc_on="update"`` it is constant, for any decay, and Corollary 4.1 holds.
+    With ``gc_on="gradient"``, eᵀw does not stay constant. With ``gc_on="update"`` it stays
+    constant for any decay, and Corollary 4.1 holds.
 
     Args:
-      learning_rate: η, a number or a schedule from the step's count to one.
+      learning_rate: η, a number, or a schedule that returns it for the number of a step.
       b1: decay rate of the first moment.
       b2: decay rate of the second moment.
       eps: ε, added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype of the first moment; None for that of the parameters.
-      weight_decay: λ, a number or a schedule; anything but a Python 0 needs ``params``.
+      mu_dtype: dtype of the first moment; None for the dtype of the parameters.
+      weight_decay: λ, a number or a schedule. Unless it is the number 0, ``update`` needs
+        ``params``.
       mask: which parameters are decayed, as in :func:`optax.adamw`: a tree of bool, a prefix
-        of one or a callable from the parameters to it. ``gc`` has a mask of its own.
+        of one, or a function from the parameters to it. ``gc`` has a mask of its own.
       nesterov: whether to use Nesterov's momentum, as :func:`optax.nadamw` does.
-      gc: Φ, such as ``centralize(mask=conv_kernels)``; ``optax.identity()`` for none.
+      gc: Φ, such as ``centralize(mask=conv_kernels)``, or ``optax.identity()`` for no
+        centralization.
       gc_on: what Φ acts on, ``"gradient"`` or ``"update"``.
 
     Returns:
-      The optimizer: :func:`optax.adamw` with ``gc=optax.identity()``.
+      The optimizer. With ``gc=optax.identity()`` it is :func:`optax.adamw`, and in any case
+      its state is that of :func:`optax.adamw`.
 
     Raises:
       TypeError: ``gc`` is not a gradient transformation.
-      ValueError: ``gc_on`` is another value; in ``update``, a decay without ``params``.
+      ValueError: ``gc_on`` has another value, or ``update`` is called without ``params``
+        although there is a decay.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -267,13 +282,13 @@ def adamw(
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020;
       Loshchilov and Hutter, `Decoupled Weight Decay <https://arxiv.org/abs/1711.05101>`_, 2019
     """
-    early_gc, late_gc = _placed(gc, gc_on)
+    gc_on_gradient, gc_on_update = _place(gc, gc_on)
+    scaling = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    (decay,) = _add_decay(weight_decay) or (optax.identity(),)
     return optax.chain(
-        early_gc,
-        optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-        _add_decay(weight_decay, mask),
-        late_gc,
-        optax.scale_by_learning_rate(learning_rate),
+        *_centralize_before(scaling, gc_on_gradient),
+        decay if mask is None else optax.masked(decay, mask),
+        *_centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
     )
 
 
@@ -282,7 +297,7 @@ def adagrad(
     initial_accumulator_value: ArrayLike = 0.0,
     eps: ArrayLike = 1e-7,
     *,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     gc: optax.GradientTransformation = _CENTRALIZE,
     gc_on: Literal["gradient", "update"] = "gradient",
 ) -> optax.GradientTransformationExtraArgs:
@@ -293,31 +308,34 @@ def adagrad(
         v_t = v_{t-1} + \hat g_t^2, \quad
         w_{t+1} = w_t - \eta_t \, \hat g_t / \sqrt{v_t + \epsilon}
 
-    With ``gc_on="update"`` Φ acts on the quotient instead, not on the gradient. The
-    accumulator starts at 0, as the paper's did; :func:`optax.adagrad` starts it at 0.1.
-    ε is inside the root, as in Optax, where its default acts like 3e-4 outside it:
-    PyTorch's :math:`\sqrt{v_t} + 10^{-10}` is met closely by ``eps=1e-20``. A weight whose
-    gradients have all been 0 is not moved, also for ``eps=0``. Every parameter is decayed,
-    biases and norms too.
+    With ``gc_on="update"``, Φ acts on the quotient instead of the gradient. The accumulator
+    starts at 0, as in the paper; :func:`optax.adagrad` starts it at 0.1. As in Optax, ε is
+    inside the root, where its default acts like 3e-4 outside of it. ``eps=1e-20`` comes
+    close to PyTorch's :math:`\sqrt{v_t} + 10^{-10}`. A weight whose gradients have all been 0
+    does not move, even with ``eps=0``. Every parameter is decayed, also biases and the scales
+    of norms.
 
-    As for Adam, eᵀw does not stay constant under ``gc_on="gradient"``, even without
-    decay; under ``gc_on="update"`` it does, for any decay, and Corollary 4.1 holds.
+    As for Adam, eᵀw does not stay constant with ``gc_on="gradient"``, even without decay.
+    With ``gc_on="update"`` it stays constant for any decay, and Corollary 4.1 holds.
 
     Args:
-      learning_rate: η, a number or a schedule from the step's count to one.
+      learning_rate: η, a number, or a schedule that returns it for the number of a step.
       initial_accumulator_value: v₀, not negative.
       eps: ε, added inside the root.
-      weight_decay: λ, a number or a schedule; anything but a Python 0 needs ``params``.
-      gc: Φ, such as ``centralize(mask=conv_kernels)``; ``optax.identity()`` for none.
+      weight_decay: λ, a number or a schedule, or None for no decay. With a decay,
+        ``update`` needs ``params``.
+      gc: Φ, such as ``centralize(mask=conv_kernels)``, or ``optax.identity()`` for no
+        centralization.
       gc_on: what Φ acts on, ``"gradient"`` or ``"update"``.
 
     Returns:
-      The optimizer: :func:`optax.adagrad` without decay, with ``gc=optax.identity()`` and
-      ``initial_accumulator_value=0.1``.
+      The optimizer. Without decay, and with ``gc=optax.identity()`` and
+      ``initial_accumulator_value=0.1``, it is :func:`optax.adagrad`.
 
     Raises:
       TypeError: ``gc`` is not a gradient transformation.
-      ValueError: ``gc_on`` is another value; in ``update``, a decay without ``params``.
+      ValueError: ``gc_on`` has another value, or ``update`` is called without ``params``
+        although there is a decay.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -332,13 +350,11 @@ def adagrad(
     References:
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020
     """
-    early_gc, late_gc = _placed(gc, gc_on)
+    gc_on_gradient, gc_on_update = _place(gc, gc_on)
     return optax.chain(
-        _add_decay(weight_decay),
-        early_gc,
-        optax.scale_by_rss(initial_accumulator_value, eps),
-        late_gc,
-        optax.scale_by_learning_rate(learning_rate),
+        *_add_decay(weight_decay),
+        *_centralize_before(optax.scale_by_rss(initial_accumulator_value, eps), gc_on_gradient),
+        *_centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
     )
 
 
@@ -348,52 +364,57 @@ def _momentum(momentum, nesterov, accumulator_dtype):
     return optax.trace(momentum, nesterov, accumulator_dtype)
 
 
-def _add_decay(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
-    # A number known to be 0 needs no parameters; a traced one may become something else.
-    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
-        return optax.identity()
-    if callable(weight_decay):
-        decay = _add_scheduled_decay(weight_decay)
-    else:
-        decay = optax.add_decayed_weights(weight_decay)
-    return decay if mask is None else optax.masked(decay, mask)
+def _add_decay(weight_decay: Any) -> tuple[optax.GradientTransformation, ...]:
+    # A number that is known to be 0 needs no parameters. A traced one can become something else.
+    if weight_decay is None or (isinstance(weight_decay, (int, float)) and weight_decay == 0):
+        return ()
+    decay = optax.add_decayed_weights(weight_decay)
+    return (_keep_dtypes(decay) if callable(weight_decay) else decay,)
 
 
-def _add_scheduled_decay(schedule: Any) -> optax.GradientTransformation:
-    """optax.add_decayed_weights for schedules, which that of Optax 0.2.5 does not take."""
-
-    def init(params):
-        del params
-        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+def _keep_dtypes(decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Undoes that a schedule's float32 value widens bfloat16 gradients, which a number does not."""
 
     def update(updates, state, params=None):
-        if params is None:
-            raise ValueError("weight decay needs the parameters: update(grads, state, params)")
-        decay = schedule(state.count)
-        # In the weight's dtype, as a Python number would be: a float32 schedule would widen
-        # bfloat16 gradients and the momentum that they enter.
-        updates = jax.tree.map(
-            lambda g, w: None if g is None else g + jnp.asarray(decay, jnp.result_type(w)) * w,
+        decayed, state = decay.update(updates, state, params)
+        decayed = jax.tree.map(
+            lambda new, g, w: None if g is None else new.astype(jnp.result_type(g, w)),
+            decayed,
             updates,
             params,
-            is_leaf=lambda g: g is None,
+            is_leaf=lambda leaf: leaf is None,
         )
-        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+        return decayed, state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(decay.init, update)
 
 
-def _placed(gc, gc_on):
+def _place(gc: Any, gc_on: str) -> tuple[Any, Any]:
     if gc_on not in ("gradient", "update"):
         raise ValueError(f'gc_on must be "gradient" or "update", not {gc_on!r}')
-    gc = _checked(gc)
     return (gc, optax.identity()) if gc_on == "gradient" else (optax.identity(), gc)
 
 
-def _checked(gc):
+def _centralize_before(
+    stage: optax.GradientTransformation, gc: Any
+) -> tuple[optax.GradientTransformation, ...]:
+    """Returns the stages that apply `gc` and then `stage`.
+
+    A gc without state is joined to the stage, so that the optimizer's state is Optax's:
+    ``opt_state[0].mu`` is Adam's moment, and a run of ``optax.adam`` can go on with GC.
+    """
     if not isinstance(gc, optax.GradientTransformation):
         raise TypeError(
             "gc must be an optax.GradientTransformation, such as optax_gc.centralize(), or "
             f"optax.identity() for no centralization; got {gc!r}"
         )
-    return gc
+    # optax.identity and optax.stateless, which makes centralize, share this function.
+    if gc.init is not optax.identity().init:
+        return gc, stage
+    first, second = optax.with_extra_args_support(gc), optax.with_extra_args_support(stage)
+
+    def update(updates, state, params=None, **extra_args):
+        updates, _ = first.update(updates, optax.EmptyState(), params, **extra_args)
+        return second.update(updates, state, params, **extra_args)
+
+    return (optax.GradientTransformationExtraArgs(stage.init, update),)

@@ -1,4 +1,4 @@
-"""Which leaf of an axes tree or a mask belongs to which leaf of the updates."""
+"""Assigns axes and masks to the leaves of the updates."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_gc._axes import leaf_name
+from optax_gc._paths import leaf_name
 
 NO_AXES = "no axes given"
 
 
 class Leaf(NamedTuple):
-    """A leaf of the updates and the axes, non-negative, that are averaged over.
+    """A leaf of the updates, and the non-negative axes that are averaged over.
 
-    ``axes`` is None where the leaf is left alone, for ``reason``.
+    If the leaf is left alone, ``axes`` is None and ``reason`` says why.
     """
 
     path: tuple[Any, ...]
@@ -26,46 +26,50 @@ class Leaf(NamedTuple):
 
 
 def resolve(tree: Any, axes: Any, mask: Any = None) -> tuple[list[Leaf], Any]:
-    """Says for each leaf of `tree` what `axes` and `mask`, callables or prefix trees, mean for it.
+    """Finds the axes of each leaf of `tree`.
 
-    Returns the leaves in order and the tree's structure, in which None and MaskedNode are leaves.
+    `axes` and `mask` are functions or prefix trees. Returns the leaves in order, and the structure
+    of the tree, in which None and MaskedNode count as leaves.
 
-    Raises ValueError or TypeError, naming the leaf, for a prefix that does not fit, for axes that
-    a leaf does not have, and for values that are no axes or no bool.
+    Raises a ValueError or a TypeError that names the leaf if a prefix does not fit, if a leaf does
+    not have the axes, or if a value is not a tuple of axes or not a bool.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_absent)
     if _is_function(axes):
         axes = axes(tree)
         if axes is None and not jax.tree_util.treedef_is_leaf(treedef):
-            raise TypeError("the axes callable returned None, not a tree of axes")
+            raise TypeError("the axes function returned None instead of a tree of axes")
     if _is_function(mask):
         mask = mask(tree)
+        if mask is None and not is_absent(tree):
+            raise TypeError("the mask function returned None instead of a tree of bool")
     axes = _broadcast(axes, tree, _is_axes, "axes")
     mask = [True] * len(leaves) if mask is None else _broadcast(mask, tree, _is_leaf, "mask")
     resolved = []
     for (path, value), its_axes, its_mask in zip(leaves, axes, mask, strict=True):
         used, reason = None, ""
-        if is_absent(value) or not _checked_mask(its_mask, value, path):
+        if is_absent(value) or not _require_bool(its_mask, value, path):
             reason = "masked"
         elif not _is_inexact(value):
             reason = "not floating point"
         elif its_axes is None:
             reason = NO_AXES
         else:
-            used = _checked_axes(its_axes, value, path)
-            # The mean of a single weight is that weight: without it, it would never train.
-            if math.prod(value.shape[axis] for axis in used) <= 1:
-                used, reason = None, "fan-in 1"
+            used = _require_axes(its_axes, value, path)
+            # The mean of a single weight is that weight, which would then never train.
+            fan_in = math.prod(value.shape[axis] for axis in used)
+            if fan_in <= 1:
+                used, reason = None, f"fan-in {fan_in}"
         resolved.append(Leaf(path, value, used, reason))
     return resolved, treedef
 
 
 def _broadcast(prefix, tree, is_leaf, what):
-    """The leaf of `prefix` that stands over each leaf of `tree`, in the order of its leaves."""
+    """Returns, for each leaf of `tree` in order, the leaf of `prefix` that covers it."""
     found = []
 
     def descend(prefix, node, path):
-        # A masked node may stand for a whole subtree, whatever the prefix holds there.
+        # A masked node can replace a whole subtree, whatever the prefix has there.
         if is_leaf(prefix) or is_absent(node):
             found.extend([prefix] * len(jax.tree.leaves(node, is_leaf=is_absent)))
             return
@@ -73,7 +77,7 @@ def _broadcast(prefix, tree, is_leaf, what):
         children, treedef = _children(node)
         if given_def != treedef:
             raise ValueError(
-                f"{what} is no prefix of the updates: {_difference(prefix, node, path)}"
+                f"{what} is not a prefix of the updates: {_difference(prefix, node, path)}"
             )
         for key, child in children.items():
             descend(given[key], child, path + key)
@@ -100,13 +104,13 @@ def _difference(prefix, node, path):
     missing = [jax.tree_util.keystr(key) for key in wanted if key not in given]
     extra = [jax.tree_util.keystr(key) for key in given if key not in wanted]
     if missing or extra:
-        said = [f"lacks {', '.join(missing)}"] * bool(missing)
-        said += [f"has {', '.join(extra)}, which the updates do not have"] * bool(extra)
-        return f"{place} it {' and '.join(said)}"
+        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
+        parts += [f"has {', '.join(extra)}, which the updates do not have"] * bool(extra)
+        return f"{place} it {' and '.join(parts)}"
     return f"{place} both are {kind(node)}, with different static fields"
 
 
-def _checked_axes(axes, leaf, path):
+def _require_axes(axes, leaf, path):
     shape = tuple(leaf.shape)
     where = f"the leaf {leaf_name(path)} of shape {shape}"
     if type(axes) not in (tuple, list) or not all(
@@ -118,11 +122,11 @@ def _checked_axes(axes, leaf, path):
             raise ValueError(f"axis {axis} of axes={axes!r} is out of range for {where}")
     axes_from_front = tuple(int(axis) % len(shape) for axis in axes)
     if len(set(axes_from_front)) < len(axes):
-        raise ValueError(f"axes={axes!r} name an axis of {where} twice")
+        raise ValueError(f"axes={axes!r} contain an axis of {where} twice")
     return axes_from_front
 
 
-def _checked_mask(mask, leaf, path):
+def _require_bool(mask, leaf, path):
     if not isinstance(mask, (bool, np.bool_)):
         raise TypeError(
             f"mask of the leaf {leaf_name(path)} of shape {np.shape(leaf)} must be a bool, not {mask!r}"
@@ -131,6 +135,7 @@ def _checked_mask(mask, leaf, path):
 
 
 def is_absent(node):
+    """Returns whether a node stands for leaves that are not there: None or MaskedNode."""
     return node is None or isinstance(node, optax.MaskedNode)
 
 
@@ -147,5 +152,5 @@ def _is_inexact(leaf):
 
 
 def _is_function(value):
-    # A module that serves as the axes tree may be callable as well, but has leaves of its own.
+    # A module that is used as the axes tree can be callable too, but it has leaves.
     return callable(value) and _is_leaf(value)

@@ -1,4 +1,4 @@
-"""What gradient centralization does to a model, as text."""
+"""Shows as text what gradient centralization does to a model."""
 
 import math
 import shutil
@@ -6,26 +6,27 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from optax_gc._axes import kernel_axes
+from optax_gc._axes import Axes, Mask, kernel_axes
 from optax_gc.diagnostics import LeafReport, describe, share_removed
 
 
-def tabulate(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> str:
+def tabulate(tree: Any, axes: Axes = kernel_axes, *, mask: Mask = None) -> str:
     """Shows as text what ``centralize(axes, mask=mask)`` does to a model.
 
-    A row for each leaf that is centralized, then a line for each reason for which others
-    are left alone. Rows are kept to the terminal's width by cutting paths in front. For
-    programs there is :func:`optax_gc.diagnostics.describe`.
+    The text has a row for each leaf that is centralized, and then a line for each reason why
+    other leaves are left alone. Long paths are cut at the front to fit the terminal. Programs
+    that need the numbers use :func:`optax_gc.diagnostics.describe`.
 
     Args:
-      tree: gradients; or parameters, to see the axes before any training. Arrays are
-        measured, so give ``jax.eval_shape`` of the parameters if only axes are of interest.
+      tree: gradients, or parameters to see the axes before any training. Arrays are
+        measured; pass ``jax.eval_shape`` of the parameters if you want only the axes.
       axes: as for :func:`optax_gc.centralize`.
       mask: as for :func:`optax_gc.centralize`.
 
     Returns:
-      The table: path, shape, axes averaged, fan-in, number of neurons and, for arrays, the
-      L2 norm before and after, and the share of energy, the squared norm, that is removed.
+      A table of paths, shapes, averaged axes, fan-ins and numbers of neurons. For arrays it
+      also has the L2 norm before and after, and the share of the energy (the squared norm)
+      that is removed.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
@@ -51,14 +52,16 @@ def tabulate(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> str:
     """
     reports = describe(tree, axes, mask=mask)
     kernels = [report for report in reports if report.axes is not None]
-    others: dict[str, list[LeafReport]] = {}
+    remarks: dict[str, list[LeafReport]] = {}
     for report in reports:
         if report.axes is None:
-            others.setdefault(report.reason, []).append(report)
+            remarks.setdefault(f"left alone, {report.reason}", []).append(report)
+        elif report.note:
+            remarks.setdefault(f"please check: {report.note}", []).append(report)
     width = shutil.get_terminal_size().columns
     lines = [*_table(kernels, width), ""] if kernels else []
-    for reason, left in others.items():
-        lines += [f"left alone, {reason}: {_counted(left)}", *_some_paths(left, width), ""]
+    for remark, those in remarks.items():
+        lines += [f"{remark}: {_counted(those)}", *_some_paths(those, width), ""]
     return "\n".join([*lines, *_totals(reports, kernels)])
 
 
@@ -135,5 +138,5 @@ def _totals(reports, kernels) -> Iterator[str]:
     if measured:
         before = math.hypot(*(report.norm_before for report in measured))
         after = math.hypot(*(report.norm_after for report in measured))
-        removed = share_removed(before, after)
+        removed = float(share_removed(before, after))
         yield f"norm: {before:.3g}, {after:.3g} after, {removed:.1%} of the energy removed"

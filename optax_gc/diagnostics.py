@@ -1,4 +1,4 @@
-"""What gradient centralization does to a model: over which axes, and how much."""
+"""Measures what gradient centralization does to a model: over which axes, and how much."""
 
 import dataclasses
 import functools
@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
-from optax_gc._axes import is_kernel_name, kernel_axes, last_name
+from optax_gc._axes import Axes, Mask, decide, kernel_axes
 from optax_gc._centralize import project, widen
-from optax_gc._layers import LayerAxes, path_names, unboxed
+from optax_gc._layers import LayerAxes
+from optax_gc._paths import slash_name
 from optax_gc._resolve import NO_AXES, Leaf, is_absent, resolve
 
 
@@ -22,15 +24,17 @@ class LeafReport:
     """What ``centralize`` does to one leaf.
 
     Attributes:
-      path: the leaf's keys, joined by slashes.
-      shape: its shape.
-      axes: the axes averaged over, None where the leaf is left alone.
-      fan_in: the weights of one neuron, None where the leaf is left alone.
-      neurons: the number of weight vectors, stacked layers and experts counted, or None.
-      reason: why the leaf is left alone, empty where it is not.
-      norm_before: the leaf's L2 norm; None for abstract leaves and those of integers.
-      norm_after: the same after centralization.
-      energy_removed: the share of the squared norm that centralization removes.
+      path: the leaf's path, joined by slashes.
+      shape: the leaf's shape.
+      axes: the axes that are averaged over, or None if the leaf is left alone.
+      fan_in: the number of weights of one neuron, or None if the leaf is left alone.
+      neurons: the number of weight vectors in the leaf, those of stacked layers and experts
+        included, or None if the leaf is left alone.
+      reason: why the leaf is left alone; empty if it is centralized.
+      note: what was assumed to find the axes; empty if nothing was.
+      norm_before: the leaf's L2 norm, or None if it is abstract or not floating point.
+      norm_after: the L2 norm after centralization.
+      energy_removed: the share of the squared norm that centralization removes, from 0 to 1.
     """
 
     path: str
@@ -39,6 +43,7 @@ class LeafReport:
     fan_in: int | None = None
     neurons: int | None = None
     reason: str = ""
+    note: str = ""
     norm_before: float | None = None
     norm_after: float | None = None
     energy_removed: float | None = None
@@ -48,9 +53,9 @@ class GradientStats(NamedTuple):
     """The size of one kernel's gradient before and after centralization (Fig. 4).
 
     Attributes:
-      norm_before: L2 norm, a scalar.
-      norm_after: L2 norm after centralization.
-      max_before: the largest absolute value.
+      norm_before: the L2 norm, a scalar.
+      norm_after: the L2 norm after centralization.
+      max_before: the largest absolute value, 0 for a leaf without entries.
       max_after: the largest absolute value after centralization.
     """
 
@@ -60,17 +65,18 @@ class GradientStats(NamedTuple):
     max_after: jax.Array
 
 
-def describe(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> tuple[LeafReport, ...]:
-    """Says for each leaf what ``centralize(axes, mask=mask)`` does to it.
+def describe(tree: Any, axes: Axes = kernel_axes, *, mask: Mask = None) -> tuple[LeafReport, ...]:
+    """Describes what ``centralize(axes, mask=mask)`` does to each leaf.
 
     Args:
-      tree: gradients; or parameters, to see the axes before any training. Arrays are
-        measured, so give ``jax.eval_shape`` of the parameters if only axes are of interest.
+      tree: gradients, or parameters to see the axes before any training. Arrays are
+        measured; pass ``jax.eval_shape`` of the parameters if you want only the axes.
       axes: as for :func:`optax_gc.centralize`.
       mask: as for :func:`optax_gc.centralize`.
 
     Returns:
-      One record a leaf, in the order of the tree, None and ``optax.MaskedNode`` left out.
+      One record for each leaf, in the order of the tree, without those that are None or
+      ``optax.MaskedNode``.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
@@ -90,32 +96,22 @@ def describe(tree: Any, axes: Any = kernel_axes, *, mask: Any = None) -> tuple[L
 
 
 def gradient_stats(
-    updates: Any, axes: Any = kernel_axes, *, mask: Any = None
+    updates: Any, axes: Axes = kernel_axes, *, mask: Mask = None
 ) -> dict[str, GradientStats]:
     """Measures each kernel's gradient before and after centralization (Fig. 4).
 
-    Put in front of ``centralize``, :func:`optax.snapshot` takes the measure in the step
-    itself and keeps it in the optimizer's state, without changing the updates::
-
-        tx = optax.chain(
-            optax.snapshot("gc", functools.partial(gradient_stats, axes=axes)),
-            centralize(axes),
-            optax.sgd(0.1),
-        )
-        ...
-        for path, stats in optax.tree.get(opt_state, "gc").items():
-            log(f"{path}/norm", float(stats.norm_before[...]), step)
-
-    The ``[...]`` takes the array out of the box that ``nnx.Optimizer`` keeps its state in.
+    To measure in every training step, put :func:`optax.snapshot` before ``centralize``. It
+    keeps the result in the optimizer's state and does not change the updates. Read it with
+    :func:`read_metrics`.
 
     Args:
-      updates: the gradients, not centralized yet.
+      updates: the gradients before centralization.
       axes: as for :func:`optax_gc.centralize`.
       mask: as for :func:`optax_gc.centralize`.
 
     Returns:
-      Scalars for each leaf that is centralized, by its path joined by slashes. Float32 or
-      wider.
+      Scalars for each leaf that is centralized, by its path joined by slashes, in float32
+      or wider.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
@@ -134,14 +130,82 @@ def gradient_stats(
         after = project(leaf.value, leaf.axes)
         return GradientStats(_norm(leaf.value), _norm(after), _largest(leaf.value), _largest(after))
 
-    return {_name(leaf.path): measure(leaf) for leaf in _centralized(updates, axes, mask)}
+    return {slash_name(leaf.path): measure(leaf) for leaf in _centralized(updates, axes, mask)}
 
 
-def neuron_means(params: Any, axes: Any = kernel_axes, *, mask: Any = None) -> dict[str, jax.Array]:
-    """Takes the mean of each neuron's weight vector (Fig. 3).
+def read_metrics(state: Any, name: str = "gc") -> dict[str, jax.Array]:
+    """Reads what :func:`gradient_stats` measured in the last step, as flat scalars.
 
-    It needs the parameters, so it is called beside the training step, under ``jit`` if
-    speed matters.
+    The optimizer measures if its chain has a snapshot before ``centralize``::
+
+        tx = optax.chain(
+            optax.snapshot("gc", functools.partial(gradient_stats, axes=axes)),
+            centralize(axes),
+            optax.sgd(0.1),
+        )
+        ...
+        logger.log({key: float(value) for key, value in read_metrics(opt_state).items()})
+
+    Reading does not change the training step. It also works inside of a jitted step.
+
+    Args:
+      state: the optimizer's state, in which ``nnx.Optimizer``, ``optax.MultiSteps``,
+        ``optax.masked`` or ``optax.partition`` may have wrapped the snapshot. If there are
+        several snapshots of this name, as under ``optax.partition``, they are read as one.
+      name: the name of the snapshot, and the first part of each key.
+
+    Returns:
+      For each kernel the share of its gradient's squared norm that GC removes, as
+      "gc/PATH/removed", and the L2 norm before GC, as "gc/PATH/norm"; the same for all
+      kernels together, as "gc/removed" and "gc/norm". Float32 scalars, or wider.
+
+    Raises:
+      ValueError: the state has no snapshot of this name.
+
+    Examples:
+      >>> import functools
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import optax_gc
+      >>> from optax_gc.diagnostics import gradient_stats, read_metrics
+      >>> grads = {"head": {"kernel": jnp.array([[6.0], [2.0]])}}
+      >>> tx = optax.chain(optax.snapshot("gc", gradient_stats), optax_gc.centralize())
+      >>> _, state = tx.update(grads, tx.init(grads))
+      >>> for key, value in read_metrics(state).items():
+      ...     print(f"{key} {value:.2f}")
+      gc/removed 0.80
+      gc/norm 6.32
+      gc/head/kernel/removed 0.80
+      gc/head/kernel/norm 6.32
+    """
+    found = optax.tree.get_all_with_path(state, name)
+    if not found:
+        raise ValueError(
+            f"the state has no snapshot {name!r}: put optax.snapshot({name!r}, gradient_stats) "
+            "before centralize in the chain"
+        )
+    # nnx.Optimizer keeps each array of its state in a box.
+    stats = {
+        path: GradientStats(*(leaf[...] for leaf in kernel))
+        for _, snapshot in found
+        for path, kernel in snapshot.items()
+    }
+    before = _norm(jnp.array([kernel.norm_before for kernel in stats.values()]))
+    after = _norm(jnp.array([kernel.norm_after for kernel in stats.values()]))
+    metrics = {f"{name}/removed": share_removed(before, after), f"{name}/norm": before}
+    for path, kernel in stats.items():
+        metrics[f"{name}/{path}/removed"] = share_removed(kernel.norm_before, kernel.norm_after)
+        metrics[f"{name}/{path}/norm"] = kernel.norm_before
+    return metrics
+
+
+def neuron_means(
+    params: Any, axes: Axes = kernel_axes, *, mask: Mask = None
+) -> dict[str, jax.Array]:
+    """Computes the mean of each neuron's weight vector (Fig. 3).
+
+    It needs the parameters, so call it outside of the optimizer, under ``jit`` if speed
+    matters.
 
     Args:
       params: the parameters.
@@ -150,7 +214,7 @@ def neuron_means(params: Any, axes: Any = kernel_axes, *, mask: Any = None) -> d
 
     Returns:
       For each leaf that is centralized, by its path joined by slashes, an array of the
-      means, in the shape of the axes that are not averaged. Float32 or wider.
+      means in float32 or wider. Its shape is that of the axes that are not averaged.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
@@ -164,34 +228,34 @@ def neuron_means(params: Any, axes: Any = kernel_axes, *, mask: Any = None) -> d
       [4. 2.]
     """
     return {
-        _name(leaf.path): jnp.mean(widen(leaf.value), axis=leaf.axes)
+        slash_name(leaf.path): jnp.mean(widen(leaf.value), axis=leaf.axes)
         for leaf in _centralized(params, axes, mask)
     }
 
 
 def constraint_drift(
-    params: Any, initial: Any, axes: Any = kernel_axes, *, mask: Any = None
+    params: Any, initial: Any, axes: Axes = kernel_axes, *, mask: Mask = None
 ) -> dict[str, jax.Array]:
     """Measures how far each neuron has left the hyperplane that GC keeps it on.
 
-    That is \\|eᵀ(w - w⁰)\\| with e = 1/√M (equation 3): zero but for rounding for SGD, with
-    or without momentum, behind GC. Weight decay outside of GC and adaptive scaling move it.
-    It needs the parameters, so it is called beside the training step.
+    That is \\|eᵀ(w - w⁰)\\| with e = 1/√M (equation 3). If GC comes before SGD, with or
+    without momentum, it is zero apart from rounding. Weight decay after GC and adaptive
+    scaling make it grow. It needs the parameters, so call it outside of the optimizer.
 
     Args:
       params: the parameters.
-      initial: the parameters at the start, of the same structure and shapes.
+      initial: the parameters before training, of the same structure and shapes.
       axes: as for :func:`optax_gc.centralize`.
       mask: as for :func:`optax_gc.centralize`.
 
     Returns:
       For each leaf that is centralized, by its path joined by slashes, an array of the
-      drifts, in the shape of the axes that are not averaged. Float32 or wider.
+      drifts in float32 or wider. Its shape is that of the axes that are not averaged.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
-      ValueError: as :func:`optax_gc.centralize`; also a leaf that ``initial`` does not have,
-        or has in another shape.
+      ValueError: as :func:`optax_gc.centralize`, or ``initial`` does not have a leaf or has
+        it in another shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -201,10 +265,10 @@ def constraint_drift(
       >>> print(diagnostics.constraint_drift(params, initial)["head/kernel"])
       [0. 2.]
     """
-    start = {_name(leaf.path): leaf.value for leaf in resolve(initial, None, False)[0]}
+    start = {slash_name(leaf.path): leaf.value for leaf in resolve(initial, None, False)[0]}
     drifts = {}
     for leaf in _centralized(params, axes, mask):
-        name, shape = _name(leaf.path), leaf.value.shape
+        name, shape = slash_name(leaf.path), leaf.value.shape
         if name not in start:
             raise ValueError(f"initial has no leaf {name}, which params have")
         if start[name].shape != shape:
@@ -216,9 +280,20 @@ def constraint_drift(
     return drifts
 
 
-def share_removed(before: float, after: float) -> float:
-    """The share of a squared norm that is gone; rounding makes it no less than none."""
-    return max(0.0, 1 - (after / before) ** 2) if before else 0.0
+def share_removed(before: jax.typing.ArrayLike, after: jax.typing.ArrayLike) -> jax.Array:
+    """Computes the share of a squared norm that is gone.
+
+    Args:
+      before: the norm before, a scalar or an array.
+      after: the norm after, of the same shape.
+
+    Returns:
+      ``1 - (after / before)**2``, at least 0 in spite of rounding, 0 for a norm of 0, and NaN
+      where a norm is NaN.
+    """
+    before = jnp.asarray(before)
+    share = 1 - jnp.square(after / jnp.where(before == 0, 1, before))
+    return jnp.where(before == 0, 0, jnp.maximum(share, 0))
 
 
 def _centralized(tree, axes, mask) -> Iterator[Leaf]:
@@ -229,16 +304,15 @@ def _fan_in(leaf) -> int:
     return math.prod(leaf.value.shape[axis] for axis in leaf.axes)
 
 
-def _name(path) -> str:
-    return "/".join(path_names(unboxed(path))) or "<root>"
-
-
 def _norm(array):
-    return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(widen(array)))))
+    # The entries are divided by the largest first, so that no square overflows or underflows.
+    largest = _largest(array)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(jnp.abs(widen(array)) / scale)))
 
 
 def _largest(array):
-    return jnp.max(jnp.abs(widen(array)))
+    return jnp.max(jnp.abs(widen(array)), initial=0)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -248,33 +322,34 @@ def _norms(array, axes):
 
 def _report(leaf, axes) -> LeafReport:
     shape = tuple(np.shape(leaf.value))
-    report = LeafReport(_name(leaf.path), shape, reason=leaf.reason)
+    report = LeafReport(slash_name(leaf.path), shape, reason=leaf.reason)
     if leaf.reason == NO_AXES:
-        report = dataclasses.replace(report, reason=_why_no_axes(leaf, axes))
+        report = dataclasses.replace(report, reason=_explain(leaf, axes) or NO_AXES)
     if leaf.axes is not None:
-        fan_in, neurons = _fan_in(leaf), math.prod(shape) // _fan_in(leaf)
-        report = dataclasses.replace(report, axes=leaf.axes, fan_in=fan_in, neurons=neurons)
+        fan_in = _fan_in(leaf)
+        report = dataclasses.replace(
+            report,
+            axes=leaf.axes,
+            fan_in=fan_in,
+            neurons=math.prod(shape) // fan_in,
+            note=_explain(leaf, axes),
+        )
     if _is_measurable(leaf.value):
         before, after = map(float, _norms(leaf.value, leaf.axes))
-        removed = share_removed(before, after)
+        removed = float(share_removed(before, after))
         report = dataclasses.replace(
             report, norm_before=before, norm_after=after, energy_removed=removed
         )
     return report
 
 
-def _why_no_axes(leaf, axes) -> str:
+def _explain(leaf, axes) -> str:
     if isinstance(axes, LayerAxes):
-        return axes.reason(leaf.path)
-    function = axes.func if isinstance(axes, functools.partial) else axes
-    if function is not kernel_axes:
-        return leaf.reason
-    name, rank = last_name(leaf.path), len(leaf.value.shape)
-    if "embed" in name.lower():
-        return "embedding by name"
-    if rank < 2 or not is_kernel_name(name):
-        return "not a kernel by name"
-    return f"rank {rank} is ambiguous"
+        return axes.note(leaf.path)
+    rule, args, options = axes, (), {}
+    if isinstance(axes, functools.partial):
+        rule, args, options = axes.func, axes.args, axes.keywords
+    return decide(leaf.path, leaf.value, *args, **options)[1] if rule is kernel_axes else ""
 
 
 def _is_measurable(value) -> bool:

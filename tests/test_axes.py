@@ -1,14 +1,17 @@
 """kernel_axes, conv_kernels and dense_kernels: the last name and the rank decide, nothing else."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.tree_util import DictKey, GetAttrKey
 
 import optax_gc
-from optax_gc import conv_kernels, dense_kernels, kernel_axes
+from optax_gc import centralize, conv_kernels, dense_kernels, exclude, kernel_axes, tabulate
 
 
 def array(*shape):
@@ -44,7 +47,9 @@ def test_every_axis_but_the_output_axis(out_axis, expected):
     "name",
     [
         "bias", "in_proj_bias", "scale", "layer_scale", "offset", "cls_token", "embedding",
-        "embeddings", "pos_embed", "position_embeddings", "PosEmbedding", "b",
+        "embeddings", "pos_embed", "position_embeddings", "PosEmbedding", "b", "pos", "position",
+        "pos_emb", "rel_pos_h", "relative_position_bias_table", "cls", "class_token", "codebook",
+        "A_log", "gamma", "head_scales", "lora_B",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("rank", [2, 4])
@@ -131,6 +136,59 @@ def test_conv_and_dense_kernels():
     tree = {"kernel": array(3, 3, 4, 5), "head": array(4, 5), "attention": array(4, 2, 5)}
     assert conv_kernels(tree) == {"kernel": True, "head": False, "attention": False}
     assert dense_kernels(tree) == {"kernel": False, "head": True, "attention": False}
+
+
+@pytest.mark.parametrize("name", ["head", "decoder/head", "head/kernel"])
+def test_exclude_marks_all_but_the_named_part_in_every_framework(name):
+    tree = {
+        "decoder": {"head": {"kernel": array(3, 2)}, "body": [{"kernel": array(3, 3)}]},
+        "overhead": {"kernel": array(2, 2)},
+    }
+    expected = {
+        "decoder": {"head": {"kernel": False}, "body": [{"kernel": True}]},
+        "overhead": {"kernel": True},
+    }
+    assert exclude(name)(tree) == expected
+    boxed = nnx.state(nnx.Dict(head=nnx.Linear(3, 2, rngs=nnx.Rngs(0))))
+    assert not any(jax.tree.leaves(exclude("head")(boxed)))
+
+
+def test_exclude_works_wherever_a_mask_does():
+    grads = {"body": {"kernel": jnp.ones((3, 2))}, "head": {"kernel": jnp.ones((3, 2))}}
+    mask = exclude("head")
+    for tx in (
+        centralize(mask=mask),
+        optax.masked(centralize(), mask),
+        optax_gc.sgd(-1.0, gc=centralize(mask=mask)),
+    ):
+        updates: Any = tx.update(grads, tx.init(grads))[0]
+        assert not np.any(updates["body"]["kernel"])
+        assert np.all(updates["head"]["kernel"] == 1)
+    assert "left alone, masked: 1 leaf, 6 weights\n  head/kernel" in tabulate(grads, mask=mask)
+
+
+def test_exclude_names_a_part_that_is_not_there_unless_leaves_are_masked():
+    tree = {"body": {"kernel": array(3, 2)}}
+    with pytest.raises(ValueError, match=r"exclude\('haed'\): no leaf is in a part of this name"):
+        exclude("haed")(tree)
+    assert exclude("head")(tree | {"head": optax.MaskedNode()})["body"] == {"kernel": True}
+    for names in [(), (3,), ("",), (None,)]:
+        with pytest.raises(TypeError, match="exclude takes names"):
+            exclude(*names)
+
+
+def test_conv_kernels_of_other_ranks():
+    tree = {"x": array(2, 2, 2, 3, 4), "y": array(2, 2, 3, 4), "z": array(2, 3, 4)}
+    assert conv_kernels(tree) == {"x": False, "y": True, "z": False}
+    assert conv_kernels(tree, ranks=(4, 5)) == {"x": True, "y": True, "z": False}
+
+
+def test_tabulate_asks_to_check_what_only_the_rank_decides():
+    text = tabulate({"weight": array(3, 2), "gate": array(3, 2), "conv": array(2, 2, 3, 4)})
+    assert (
+        "please check: taken for dense kernels only by their rank: 1 leaf, 6 weights\n  gate"
+        in text
+    )
 
 
 def test_keystr_of_a_path_is_what_messages_say():

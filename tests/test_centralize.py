@@ -269,19 +269,19 @@ def test_an_axes_tree_for_all_parameters_serves_updates_without_some():
     [
         ({"a": {"w": (2,)}}, ValueError, r"axis 2 of axes=\(2,\) is out of range for the leaf \['a'\]\['w'\] of shape \(3, 4\)"),
         ({"a": {"w": (-3,)}}, ValueError, r"axis -3 of axes=\(-3,\) is out of range for the leaf \['a'\]\['w'\]"),
-        ({"a": {"w": (1, -1)}}, ValueError, r"axes=\(1, -1\) name an axis of the leaf \['a'\]\['w'\] of shape \(3, 4\) twice"),
+        ({"a": {"w": (1, -1)}}, ValueError, r"axes=\(1, -1\) contain an axis of the leaf \['a'\]\['w'\] of shape \(3, 4\) twice"),
         ({"a": {"w": (0.0,)}}, TypeError, r"axes of the leaf \['a'\]\['w'\] of shape \(3, 4\) must be a tuple of ints or None, not \(0.0,\)"),
         ({"a": {"w": (True,)}}, TypeError, r"must be a tuple of ints or None, not \(True,\)"),
         ({"a": {"w": (0, "1")}}, TypeError, r"must be a tuple of ints or None, not \(0, '1'\)"),
         ({"a": {"w": 0}}, TypeError, r"axes of the leaf \['a'\]\['w'\] of shape \(3, 4\) must be a tuple of ints or None, not 0"),
         ({"a": {"w": "0"}}, TypeError, r"not '0'"),
         ({"a": {"w": optax.MaskedNode()}}, TypeError, r"not MaskedNode\(\)"),
-        ({"a": {"w": {"x": (0,)}}}, ValueError, r"axes is no prefix of the updates: at \['a'\]\['w'\] it has a dict where the updates have a leaf"),
+        ({"a": {"w": {"x": (0,)}}}, ValueError, r"axes is not a prefix of the updates: at \['a'\]\['w'\] it has a dict where the updates have a leaf"),
         ({"a": {"v": (0,)}}, ValueError, r"at \['a'\] it lacks \['w'\] and has \['v'\], which the updates do not have"),
         ({"a": {}}, ValueError, r"at \['a'\] it lacks \['w'\]"),
         ({"a": {"w": (0,)}, "b": None}, ValueError, r"at <root> it has \['b'\], which the updates do not have"),
         ([{"w": (0,)}], ValueError, r"at <root> it has a list where the updates have a dict"),
-        (lambda _: None, TypeError, "the axes callable returned None"),
+        (lambda _: None, TypeError, "the axes function returned None"),
         (lambda _: {"a": {"w": (7,)}}, ValueError, "axis 7"),
     ],
 )  # fmt: skip
@@ -299,8 +299,8 @@ def test_an_axes_error_names_the_leaf_and_what_was_given(axes, error, message):
     [
         ({"a": {"w": 1}}, TypeError, r"mask of the leaf \['a'\]\['w'\] of shape \(3, 4\) must be a bool, not 1"),
         ({"a": {"w": None}}, TypeError, r"must be a bool, not None"),
-        ({"a": (0,)}, ValueError, r"mask is no prefix of the updates: at \['a'\] it has a tuple where the updates have a dict"),
-        ({"b": True}, ValueError, r"mask is no prefix of the updates: at <root> it lacks \['a'\]"),
+        ({"a": (0,)}, ValueError, r"mask is not a prefix of the updates: at \['a'\] it has a tuple where the updates have a dict"),
+        ({"b": True}, ValueError, r"mask is not a prefix of the updates: at <root> it lacks \['a'\]"),
         (lambda _: {"a": "yes"}, TypeError, r"must be a bool, not 'yes'"),
     ],
 )  # fmt: skip

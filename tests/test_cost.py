@@ -74,8 +74,14 @@ def lower(tx, params=PARAMS):
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    carry = (params, jax.eval_shape(tx.init, params))
-    return jax.jit(step, donate_argnums=0).lower(carry, params)
+    # In JAX 0.12 the shapes of `init` do not tell that the momentum is split as its parameter is.
+    state = optax.tree_utils.tree_map_params(
+        tx,
+        lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
+        jax.eval_shape(tx.init, params),
+        params,
+    )
+    return jax.jit(step, donate_argnums=0).lower((params, state), params)
 
 
 def cost(tx, params=PARAMS):

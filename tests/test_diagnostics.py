@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from optax_gc.diagnostics import (
     describe,
     gradient_stats,
     neuron_means,
+    read_metrics,
 )
 
 
@@ -65,7 +67,7 @@ def test_each_leaf_is_described_with_its_axes_or_its_reason():
 
 def test_reasons_of_other_axes():
     outputs_first = functools.partial(kernel_axes, out_axis=0, ranks=(2,))
-    assert by_path(GRADS, outputs_first)["conv/kernel"].reason == "rank 4 is ambiguous"
+    assert by_path(GRADS, outputs_first)["conv/kernel"].reason == "rank 4 is not in ranks"
     assert by_path(GRADS, outputs_first)["head/kernel"].axes == (1,)
     mine = jax.tree.map(lambda _: None, GRADS) | {"experts": (1,)}
     assert by_path(GRADS, mine)["head/kernel"].reason == "no axes given"
@@ -83,9 +85,9 @@ def test_model_says_why_it_leaves_a_leaf_alone():
     assert {path: report.reason for path, report in reports.items()} == {
         "layers/0/embedding": "embedding",
         "layers/1/kernel": "not in layers",
-        "layers/1/bias": "no kernel",
-        "layers/2/bias": "no kernel",
-        "layers/2/scale": "no kernel",
+        "layers/1/bias": "not a kernel",
+        "layers/2/bias": "not a kernel",
+        "layers/2/scale": "not a kernel",
         "layers/2/mean": "not an nnx.Param",
         "layers/2/var": "not an nnx.Param",
     }
@@ -336,3 +338,84 @@ def test_measures_are_logged_in_a_scan_of_plain_optax_steps():
     assert stats.norm_before.shape == (5,)
     assert bool(jnp.all(stats.norm_after < stats.norm_before))
     assert math.isfinite(float(jnp.sum(stats.max_after)))
+
+
+@pytest.mark.parametrize("wrap", ["chain", "multi_steps", "masked", "partition"])
+def test_metrics_are_read_from_the_state_whatever_wraps_the_chain(wrap):
+    grads = {"a": {"kernel": normal(4, 2)}, "b": {"kernel": normal(3, 2, seed=1)}}
+    chain = optax.chain(optax.snapshot("gc", gradient_stats), centralize(), optax.sgd(0.1))
+    tx: Any = {
+        "chain": chain,
+        "multi_steps": optax.MultiSteps(chain, 1),
+        "masked": optax.masked(chain, {"a": True, "b": True}),
+        "partition": optax.partition({"x": chain, "y": chain}, {"a": "x", "b": "y"}),
+    }[wrap]
+
+    traces = []
+
+    @jax.jit
+    def step(grads, state):
+        traces.append(wrap)
+        _, state = tx.update(grads, state, grads)
+        return state, read_metrics(state)
+
+    state, _ = step(grads, tx.init(grads))
+    _, metrics = step(grads, state)
+    assert len(traces) == 1
+    assert set(metrics) == {
+        "gc/removed", "gc/norm", "gc/a/kernel/removed", "gc/a/kernel/norm",
+        "gc/b/kernel/removed", "gc/b/kernel/norm",
+    }  # fmt: skip
+    reports = by_path(grads)
+    for path in ("a/kernel", "b/kernel"):
+        assert float(metrics[f"gc/{path}/norm"]) == pytest.approx(
+            reports[path].norm_before, rel=1e-5
+        )
+        assert float(metrics[f"gc/{path}/removed"]) == pytest.approx(
+            reports[path].energy_removed, rel=1e-5
+        )
+    whole = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
+    after = [leaf - leaf.mean(0, keepdims=True) for leaf in jax.tree.leaves(grads)]
+    energy = sum(float(jnp.sum(leaf**2)) for leaf in after)
+    assert float(metrics["gc/removed"]) == pytest.approx(1 - energy / np.sum(whole**2), rel=1e-5)
+    assert float(metrics["gc/norm"]) == pytest.approx(np.linalg.norm(whole), rel=1e-5)
+
+
+def test_metrics_are_read_from_an_nnx_optimizer():
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    measure = functools.partial(gradient_stats, axes=nnx_kernel_axes(model))
+    tx = optax.chain(optax.snapshot("gc", measure), optax.sgd(0.1))
+    metrics = read_metrics(nnx.Optimizer(model, tx, wrt=nnx.Param).opt_state)
+    assert set(metrics) == {
+        f"gc/{part}{of}" for part in ("", "kernel/") for of in ("removed", "norm")
+    }
+    assert all(isinstance(value, jax.Array) and value.shape == () for value in metrics.values())
+
+
+def test_metrics_of_a_state_without_a_snapshot_are_an_error():
+    with pytest.raises(ValueError, match=r"no snapshot 'gc'.*optax\.snapshot"):
+        read_metrics(optax.sgd(0.1, 0.9).init({"kernel": normal(3, 2)}))
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e-23, 1.0, 1.9e19, 1e30, 3e37])
+def test_norms_neither_overflow_nor_underflow(size):
+    grads = {"kernel": jnp.array([[3.0], [1.0]]) * jnp.float32(size)}
+    stats = jax.jit(gradient_stats)(grads)["kernel"]
+    if size > 1e-38:  # subnormal numbers are flushed to 0 on some processors
+        assert float(stats.norm_before) == pytest.approx(np.sqrt(10) * size, rel=1e-5)
+        assert float(stats.norm_after) == pytest.approx(np.sqrt(2) * size, rel=1e-5)
+        assert by_path(grads)["kernel"].energy_removed == pytest.approx(0.8, rel=1e-5)
+        assert tabulate(grads).endswith("80.0% of the energy removed")
+
+
+def test_nothing_is_removed_from_a_zero_gradient_and_nan_is_shown():
+    assert by_path({"kernel": jnp.zeros((3, 2))})["kernel"].energy_removed == 0
+    broken = {"kernel": jnp.full((3, 2), jnp.nan)}
+    assert math.isnan(by_path(broken)["kernel"].energy_removed or 0)
+    assert "nan% of the energy removed" in tabulate(broken)
+    assert "nan%" in tabulate({"kernel": jnp.full((3, 2), jnp.inf)})
+
+
+def test_leaves_without_entries_have_a_size_of_zero():
+    stats = gradient_stats({"kernel": jnp.zeros((5, 0))})["kernel"]
+    assert [float(value) for value in stats] == [0, 0, 0, 0]

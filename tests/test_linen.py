@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 from flax import linen as nn
 from flax.core import freeze
 
-from optax_gc import linen_kernel_axes, tabulate
+from optax_gc import AxisRoles, linen_kernel_axes, tabulate
 
 KEY = jax.random.key(0)
 X = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -215,14 +214,66 @@ def test_stacks_of_stacks_and_of_functions():
     assert found(stack(Stack, 6, 0)()) == {"dense/kernel": (1,)}
 
 
-def test_ambiguous_stack_is_named_unless_masked_or_not_asked_for():
-    model = stack(nn.Dense, 3, 0)(4)
-    axes, variables = asked(model)
-    with pytest.raises(ValueError, match=r"\['kernel'\] of shape \(3, 3, 4\).*\(0,\) or \(1,\)"):
-        axes(variables)
-    assert found(model, layers=(nn.Conv,)) == {}
-    masked = {"kernel": optax.MaskedNode(), "bias": jnp.ones((3, 4))}
-    assert axes(masked)["bias"] is None
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_the_transform_tells_the_stack_where_its_size_does_not(axis):
+    # All axes have the same size, so only nn.vmap knows which one it has added.
+    axes, variables = asked(stack(nn.Dense, 3, axis)(3))
+    kernel = jax.tree_util.tree_leaves(variables["params"]["kernel"])[0]
+    roles = axes.roles(variables)["params"]["kernel"]
+    assert kernel.shape == (3, 3, 3)
+    expected = {0: ((1,), (2,), (0,)), 1: ((0,), (2,), (1,)), -1: ((0,), (1,), (2,))}[axis]
+    assert (roles.inputs, roles.outputs, roles.stacks) == expected
+    assert axes(variables)["params"]["kernel"] == expected[0]
+
+
+def test_attention_with_as_many_scanned_layers_as_heads():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            x = x + nn.MultiHeadDotProductAttention(num_heads=3, qkv_features=6, name="attention")(
+                x
+            )
+            return nn.Dense(3)(nn.Dense(3)(x)), None
+
+    class Decoder(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            scan = nn.scan(
+                nn.remat(Block), variable_axes={"params": 1}, split_rngs={"params": True}, length=3
+            )
+            x, _ = scan(name="blocks")(x, None)
+            return nn.Dense(3, name="head")(x)
+
+    axes = linen_kernel_axes(Decoder(), KEY, jax.ShapeDtypeStruct((2, 5, 3), jnp.float32))
+    shapes = jax.eval_shape(Decoder().init, KEY, jnp.ones((2, 5, 3)))["params"]
+    attention = axes(shapes)["blocks"]["attention"]
+    assert attention["query"]["kernel"] == (0,)  # (inputs, layers, heads, features)
+    assert attention["out"]["kernel"] == (0, 2)  # (heads, layers, features, outputs)
+    assert axes(shapes)["blocks"]["Dense_1"]["kernel"] == (0,)
+    assert axes(shapes)["head"]["kernel"] == (0,)
+
+
+def test_nested_stacks_are_told_apart():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(x)
+
+    model = nn.remat_scan(Block, lengths=(2, 2))()
+    x = jax.ShapeDtypeStruct((4, 2), jnp.float32)
+    axes = linen_kernel_axes(model, KEY, x)
+    found = axes.roles(jax.eval_shape(model.init, KEY, x))
+    (roles,) = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, AxisRoles))
+    assert (roles.inputs, roles.outputs, roles.stacks) == ((2,), (3,), (0, 1))
+
+
+def test_a_model_that_cannot_take_boxes_is_inspected_by_shape():
+    class Normalized(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.SpectralNorm(nn.Dense(4))(x, update_stats=False)
+
+    assert list(found(Normalized()).values()) == [(0,)]
 
 
 def test_layers_names_the_classes_and_a_subclass_is_its_base():

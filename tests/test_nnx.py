@@ -75,10 +75,10 @@ def test_recurrent_cells_hold_dense_kernels(cell):
     assert len(kernels) >= 2
 
 
-def test_each_factor_of_lora_is_a_layer():
+def test_the_first_factor_of_lora_is_centralized_and_the_second_is_left_alone():
     model = nnx.LoRALinear(3, 4, lora_rank=2, rngs=rngs())
-    assert found(model) == {"kernel": (0,), "lora/lora_a": (0,), "lora/lora_b": (0,)}
-    assert found(model, layers=(nnx.LoRA,)) == {"lora/lora_a": (0,), "lora/lora_b": (0,)}
+    assert found(model) == {"kernel": (0,), "lora/lora_a": (0,)}
+    assert found(model, layers=(nnx.LoRA,)) == {"lora/lora_a": (0,)}
 
 
 def test_embeddings_and_norms_are_left_alone():
@@ -175,7 +175,9 @@ def test_stacks_of_stacks():
 
 def test_stacked_lora_rank_is_told_from_both_factors():
     model = stacked(lambda rngs: nnx.LoRA(3, 2, 4, rngs=rngs), 5, 0)
-    assert found(model) == {"lora_a": (1,), "lora_b": (1,)}
+    assert found(model) == {"lora_a": (1,)}
+    roles = nnx_kernel_axes(model).roles(nnx.to_pure_dict(nnx.state(model)))
+    assert roles["lora_b"].stacks == (0,)
 
 
 def test_stack_that_could_be_outputs_or_batch_is_not_ambiguous():
@@ -188,30 +190,114 @@ def test_stack_of_one_is_not_ambiguous():
     assert set(axes) >= {2}
 
 
-def test_ambiguous_stack_is_named_unless_masked_or_not_asked_for():
+def test_a_stack_that_shapes_do_not_settle_is_taken_to_be_first_and_tabulate_says_so():
     model = nnx.Sequential(
         stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0), nnx.Conv(4, 2, 5, rngs=rngs())
     )
+    assert found(model) == {"layers/0/kernel": (1,), "layers/1/kernel": (0, 1)}
+    axes = nnx_kernel_axes(model)
+    text = tabulate(nnx.state(model, nnx.Param), axes)
+    assert "axes (0,) are taken to count stacked layers" in text
+    assert "layers/0/kernel" in text.split("taken to count")[1]
+    # The user knows better, by part of the model or by leaf.
+    assert found(model, stacks={"layers/0": 1})["layers/0/kernel"] == (0,)
+    mine = axes.replace({"layers/0/kernel": (0,)})
+    assert mine(nnx.state(model, nnx.Param))["layers"][0]["kernel"].get_value() == (0,)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_attention_with_as_many_layers_as_heads_is_stacked_like_its_neighbours(axis):
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.attention = nnx.MultiHeadAttention(3, 8, 6, decode=False, rngs=rngs)
+            self.up = nnx.Linear(8, 16, rngs=rngs)
+
+    def make(rngs):
+        out_axes = nnx.StateAxes({nnx.PathContains("kernel"): axis, ...: 0})
+        split = nnx.split_rngs(splits=3)
+        return split(nnx.vmap(Block, in_axes=(0,), out_axes=out_axes))(rngs)
+
+    model = nnx.Dict(blocks=nnx.eval_shape(lambda: make(rngs())))
+    out = found(model)["blocks/attention/out/kernel"]  # 3 layers, 3 heads, 2 features, 8 outputs
+    assert out == {0: (1, 2), 1: (0, 2)}[axis]
+    roles = nnx_kernel_axes(model).roles(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    roles = roles["blocks"]["attention"]["query"]["kernel"]
+    assert roles.stacks == (axis,)
+    assert len(roles.heads) == 1
+
+
+def test_a_stack_is_an_error_where_the_neighbours_do_not_agree():
+    class Two(nnx.Module):
+        def __init__(self):
+            self.first = stacked(lambda rngs: nnx.Linear(4, 5, rngs=rngs), 3, 0)
+            self.second = stacked(lambda rngs: nnx.Linear(4, 5, rngs=rngs), 3, 1)
+            self.square = stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0)
+
+    model = nnx.Dict(both=Two())
     with pytest.raises(
-        ValueError, match=r"\['layers'\]\[0\]\['kernel'\].* of shape \(3, 3, 4\).*optax.masked"
+        ValueError, match=r"\['square'\]\['kernel'\].* of shape \(3, 3, 4\).*replace"
     ):
         found(model)
-    assert found(model, layers=(nnx.Conv,)) == {"layers/1/kernel": (0, 1)}
-    updates = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    mine = {"layers": {0: True, 1: False}}
-    tx = optax.chain(
-        optax.masked(centralize(nnx_kernel_axes(model)), jax.tree.map(lambda each: not each, mine)),
-        centralize({"layers": {0: {"kernel": (1,), "bias": None}, 1: None}}),
-    )
-    after: Any = tx.update(updates, tx.init(updates))[0]
-    np.testing.assert_allclose(jnp.mean(after["layers"][0]["kernel"], 1), 0, atol=1e-6)
-    np.testing.assert_allclose(jnp.mean(after["layers"][1]["kernel"], (0, 1)), 0, atol=1e-6)
+    assert found(model, stacks={"both/square": 0})["both/square/kernel"] == (1,)
+
+
+@pytest.mark.parametrize(
+    ("stacks", "message"),
+    [
+        ({"decoder": 0}, "stacks has 'decoder', but the model has no kernel there"),
+        ({"kernel": 2}, r"\['kernel'\].* of shape \(3, 3, 4\).*not a stack.* along \(2,\)"),
+        ({"kernel": (0, 1)}, r"\['kernel'\].*not a stack.* along \(0, 1\)"),
+    ],
+)
+def test_stacks_that_do_not_fit_the_model_are_errors(stacks, message):
+    with pytest.raises(ValueError, match=message):
+        found(stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0), stacks=stacks)
+
+
+def test_nested_stacks_of_equal_size_are_settled_by_the_user():
+    inner = stacked(lambda rngs: nnx.Linear(3, 3, rngs=rngs), 3, 0)
+    model = nnx.Dict(layers=jax.tree.map(lambda p: jnp.stack([p] * 3, 1), inner))
+    assert found(model, stacks={"layers": (0, 1)}) == {"layers/kernel": (2,)}
+    assert found(model, stacks={"layers": (1, -1)}) == {"layers/kernel": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        ({"layers/9/kernel": (0,)}, ValueError, "no leaf 'layers/9/kernel'.*layers/0/"),
+        ({"layers/0/kernel": (0, 7)}, ValueError, r"\(0, 7\) are out of range for layers/0/kernel"),
+        ({"layers/0/kernel": [0]}, TypeError, "layers/0/kernel must be a tuple of ints"),
+        ({"layers/0/kernel": ("a",)}, TypeError, "layers/0/kernel must be a tuple of ints"),
+    ],
+)
+def test_replaced_axes_must_fit_the_model(axes, error, message):
+    model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs()))
+    with pytest.raises(error, match=message):
+        nnx_kernel_axes(model).replace(axes)
+
+
+def test_replaced_leaves_are_left_alone_on_request_and_the_rest_keeps_its_reason():
+    class Own(nnx.Module):
+        def __init__(self):
+            self.weight = nnx.Param(jnp.ones((3, 4)))
+
+    model = nnx.Sequential(Own(), nnx.Linear(4, 2, rngs=rngs()))
+    axes = nnx_kernel_axes(model).replace({"layers/1/kernel": None})
+    text = tabulate(nnx.state(model, nnx.Param), axes)
+    assert "left alone on request: 1 leaf, 8 weights\n  layers/1/kernel" in text
+    assert "unknown layer Own: 1 leaf, 12 weights" in text
+
+
+@pytest.mark.parametrize("model", [None, {}, 3, nnx.Linear, lambda x: x, nnx.Dropout(0.5)])
+def test_what_is_not_a_model_with_parameters_is_refused_at_once(model):
+    with pytest.raises(TypeError, match=r"must be an nnx\.Module that has parameters; got"):
+        nnx_kernel_axes(model)
 
 
 def test_kernel_that_its_layer_did_not_make_is_named():
     model = nnx.Linear(3, 4, rngs=rngs())
     model.kernel = nnx.Param(jnp.ones((5, 4)))
-    with pytest.raises(ValueError, match=r"\['kernel'\].*no stack of kernels"):
+    with pytest.raises(ValueError, match=r"\['kernel'\].*not a stack of kernels"):
         found(model)
 
 
@@ -269,11 +355,11 @@ def test_unknown_layers_are_left_alone_and_named():
     text = tabulate(nnx.state(model, nnx.Param), axes)
     assert "unknown layer Experts: 1 leaf, 24 weights\n  layers/0/kernel" in text
     assert "unknown layer Einsum: 1 leaf, 9 weights" in text
-    assert "no kernel: 1 leaf, 6 weights" in text
+    assert "not a kernel: 1 leaf, 6 weights" in text
 
 
 def test_a_state_is_no_model():
-    with pytest.raises(TypeError, match=r"nnx\.Module, not a State"):
+    with pytest.raises(TypeError, match=r"nnx\.Module that has parameters; got State"):
         nnx_kernel_axes(nnx.state(nnx.Linear(3, 4, rngs=rngs())))
 
 

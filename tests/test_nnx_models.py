@@ -103,7 +103,7 @@ EXPECTED = {
         "head/kernel": (0,),
     },
     "experts": {"kernel": (1,), "router/kernel": (0,)},
-    "lora": {"kernel": (0,), "lora/lora_a": (0,), "lora/lora_b": (0,)},
+    "lora": {"kernel": (0,), "lora/lora_a": (0,)},
 }
 
 
@@ -164,7 +164,7 @@ def test_whole_model_under_the_nnx_optimizer(name):
     check_trained(name, model, start)
 
 
-def test_lora_factors_alone_under_the_nnx_optimizer():
+def test_only_the_factors_of_lora_are_trained_under_the_nnx_optimizer():
     model, x, gc = whole("lora")
     start = nnx.clone(model)
     optimizer = nnx.Optimizer(model, optax.chain(gc, optax.sgd(0.1)), wrt=nnx.LoRAParam)
@@ -174,8 +174,9 @@ def test_lora_factors_alone_under_the_nnx_optimizer():
     np.testing.assert_array_equal(model.kernel[...], start.kernel[...])
     for factor in ("lora_a", "lora_b"):
         moved = getattr(model.lora, factor)[...] - getattr(start.lora, factor)[...]
-        np.testing.assert_allclose(jnp.sum(moved, 0), 0, atol=1e-5)
         assert jnp.max(jnp.abs(moved)) > 1e-4
+        if factor == "lora_a":
+            np.testing.assert_allclose(jnp.sum(moved, 0), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["attention", "lora"])

@@ -1,4 +1,4 @@
-"""The optimizers as Optax's own with three more arguments: drop-in, decay, order, errors."""
+"""The optimizers are Optax's with a few more arguments: drop-in use, decay, order, errors."""
 
 import functools
 import inspect
@@ -88,13 +88,50 @@ def test_takes_optaxs_arguments_by_the_same_names_and_new_ones_by_keyword_only(n
     assert set(added) <= {"weight_decay", "gc", "gc_on"}
 
 
+@pytest.mark.parametrize(("name", "args", "kwargs"), DROP_INS)
+@pytest.mark.parametrize("gc", [optax.identity(), optax_gc.centralize()], ids=["identity", "gc"])
+@pytest.mark.parametrize("gc_on", ["gradient", "update"])
+def test_the_state_is_optaxs_with_and_without_gc(name, args, kwargs, gc, gc_on):
+    where = {} if name == "sgd" else {"gc_on": gc_on}
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    ours = getattr(optax_gc, name)(*args, **kwargs, gc=gc, **where)
+    theirs = getattr(optax, name)(*args, **kwargs)
+    chex.assert_trees_all_equal(ours.init(params), theirs.init(params))
+    assert jax.tree.structure(ours.init(params)) == jax.tree.structure(theirs.init(params))
+
+    # So a run without GC can go on with it, and the other way round.
+    _, state = theirs.update(params, theirs.init(params), params)
+    _, state = ours.update(params, state, params)
+    theirs.update(params, state, params)
+
+
+def test_a_gc_with_a_state_of_its_own_keeps_it():
+    measured = optax.chain(optax.snapshot("seen", optax.tree.norm), optax_gc.centralize())
+    tx = optax_gc.adam(0.1, gc=measured)
+    _, state = tx.update({"w": jnp.ones((3, 2))}, tx.init({"w": jnp.ones((3, 2))}))
+    np.testing.assert_allclose(optax.tree.get(state, "seen"), np.sqrt(6), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gc_on", ["gradient", "update"])
+def test_a_stateless_gc_gets_the_parameters_and_the_extra_arguments(gc_on):
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda g, w: extra["scale"] * g + w, updates, params), state
+
+    gc = optax.GradientTransformationExtraArgs(optax.identity().init, update)
+    tx = optax_gc.adagrad(1.0, eps=0.0, gc=gc, gc_on=gc_on)
+    params = {"w": jnp.full((2, 2), 2.0)}
+    updates: Any = tx.update(params, tx.init(params), params, scale=3.0)[0]
+    # On the gradient, 3 · 2 + 2 = 8 is divided by its own size; on the update 3 · 1 + 2 = 5.
+    np.testing.assert_allclose(updates["w"], -1.0 if gc_on == "gradient" else -5.0)
+
+
 # Weight decay
 
 PARAMS = {"kernel": jnp.arange(6.0).reshape(3, 2) - 2, "bias": jnp.ones(2)}
 GRADS = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), (6, *p.shape)), PARAMS)
 
 
-@pytest.mark.parametrize("zero", [0, 0.0, np.float64(0)])
+@pytest.mark.parametrize("zero", [None, 0, 0.0, np.float64(0)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_plain_use_needs_no_params(name, zero):
     tx = OPTIMIZERS[name](0.1, weight_decay=zero)
@@ -127,7 +164,7 @@ def test_scheduled_decay_is_the_decay_of_its_step(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_scheduled_decay_keeps_every_dtype(name):
-    # linear_schedule gives a float32 that is not weakly typed, and one leaf is bfloat16.
+    # linear_schedule returns a float32 that is not weakly typed, and one leaf is bfloat16.
     params = {"a": jnp.ones((3, 2), jnp.bfloat16), "b": jnp.ones((3, 2)), "absent": None}
     tx = OPTIMIZERS[name](0.1, weight_decay=optax.linear_schedule(0.1, 0.2, 5))
     state = tx.init(params)
@@ -138,7 +175,7 @@ def test_scheduled_decay_keeps_every_dtype(name):
 
 @pytest.mark.parametrize("decay", [0.5, optax.constant_schedule(0.5)])
 @pytest.mark.parametrize("mask", [{"kernel": True, "bias": False}, optax_gc.dense_kernels])
-def test_adamw_mask_says_what_is_decayed_and_not_what_is_centralized(mask, decay):
+def test_adamw_mask_chooses_what_is_decayed_and_not_what_is_centralized(mask, decay):
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     tx = optax_gc.adamw(1.0, weight_decay=decay, mask=mask)
     updates = first_update(tx, zeros)
@@ -162,6 +199,19 @@ def test_takes_injected_hyperparameters(name):
     chex.assert_trees_all_close(
         follow(injected, PARAMS, GRADS), follow(direct, PARAMS, GRADS), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adam", "adagrad"])
+def test_injected_hyperparameters_need_no_params_if_no_decay_was_asked_for(name):
+    tx = optax.inject_hyperparams(getattr(optax_gc, name))(learning_rate=0.1)
+    infinite = jax.tree.map(lambda p: p * jnp.inf, PARAMS)  # 0 · inf would be NaN
+    state: Any = tx.init(infinite)
+    updates, state = tx.update(PARAMS, state, None)
+    chex.assert_tree_all_finite(updates)
+    assert "weight_decay" not in state.hyperparams
+    np.testing.assert_allclose(optax.tree.get(state, "learning_rate"), 0.1, rtol=1e-6)
+    half, _ = tx.update(PARAMS, optax.tree.set(state, learning_rate=0.05), None)
+    chex.assert_tree_all_finite(half)
 
 
 def test_an_injected_decay_of_0_can_be_raised_later():
@@ -230,6 +280,6 @@ def test_an_unknown_gc_on_is_refused_with_the_two_that_are_known(name, gc_on):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("gc", [None, True, "conv", optax_gc.centralize, (0, 1)])
-def test_a_gc_that_is_no_transformation_is_refused_with_what_to_pass(name, gc):
+def test_a_gc_that_is_not_a_transformation_is_refused_with_what_to_pass(name, gc):
     with pytest.raises(TypeError, match=r"optax_gc\.centralize\(\).*optax\.identity\(\)"):
         OPTIMIZERS[name](0.1, gc=gc)

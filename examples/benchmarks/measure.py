@@ -57,6 +57,10 @@ class Program(NamedTuple):
         return self._memory.temp_size_in_bytes
 
     @property
+    def argument_bytes(self) -> int:
+        return self._memory.argument_size_in_bytes
+
+    @property
     def needed_bytes(self) -> int:
         """Bytes that a call takes: arguments, temporaries, and outputs that no donation covers."""
         memory = self._memory
@@ -118,7 +122,11 @@ def update_step(tx: optax.GradientTransformation) -> Callable:
 
 
 def compile_program(
-    function: Callable, *args: Any, known: tuple[Program, ...] = (), **options: Any
+    function: Callable,
+    *args: Any,
+    known: tuple[Program, ...] = (),
+    compiler_options: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Program:
     """Compiles for shapes or arrays; the first argument is donated, as training does.
 
@@ -126,6 +134,7 @@ def compile_program(
       function: what to compile.
       *args: its arguments.
       known: programs compiled already, one of which is returned if it has the same StableHLO.
+      compiler_options: options of XLA's for this program.
       **options: for ``jax.jit``.
     """
     begin = time.perf_counter()
@@ -136,7 +145,7 @@ def compile_program(
         if program.text == text:
             return program._replace(trace_seconds=traced - begin)
     begin_compile = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = lowered.compile(compiler_options)
     return Program(compiled, text, traced - begin, time.perf_counter() - begin_compile)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,6 +21,7 @@ from examples.training import optimizers, sharding, steps
 from examples.training.evaluation import evaluate_batches
 from examples.training.gc_metrics import measure_gc
 from examples.training.loop import Job
+from examples.training.memory import require_memory
 from examples.training.optimizers import OptimizerSpec, optimizer_spec
 from optax_gc import nnx_kernel_axes
 
@@ -57,6 +59,7 @@ class Steps(NamedTuple):
       make_tx: from settings to the optimizer, whose state holds their rates and decay.
       graph: the structure of the net in training mode, for `nnx.merge`.
       train_step, eval_step: as `training.steps` makes them.
+      state: the shapes of the state, with its shardings.
       shardings: the shardings of the state.
     """
 
@@ -65,6 +68,7 @@ class Steps(NamedTuple):
     graph: Any
     train_step: Callable
     eval_step: Callable
+    state: Any
     shardings: Any
 
 
@@ -111,6 +115,7 @@ class Trainer:
         spec = step_spec(config, data, self._mesh, diagnose=diagnose)
         if spec not in self._steps:
             self._steps[spec] = compile_steps(spec)
+        check_shapes(config, data, self._steps[spec], self._mesh)
         test = data.test
         images = (test.name, test.split, len(test), config.validation, config.classes)
         what = (*images, config.pad, config.pool, config.batch_size)
@@ -139,6 +144,11 @@ def step_spec(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False)
     steps_per_epoch = _steps_per_epoch(config, data)
     config.require(
         steps_per_epoch > 0, "batch_size", f"there are only {len(data.train)} training images"
+    )
+    config.require(
+        config.epochs * steps_per_epoch < 2**31,
+        "epochs",
+        f"an epoch has {steps_per_epoch} steps, and Optax counts fewer than 2**31",
     )
     config.require(
         config.head_learning_rate is None or bool(config.pretrained),
@@ -196,6 +206,9 @@ def compile_steps(spec: StepSpec) -> Steps:
 
     tx = make_tx(1.0, 1.0 if spec.optimizer.head else None, 0.0)
     abstract = jax.eval_shape(lambda: steps.init_state(make_model(0), tx, jax.random.key(0)))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+    flag = f"--width {spec.width}: " if spec.width else ""
+    require_memory(size, f"{flag}the weights and the state of the optimizer")
     shardings = sharding.state_shardings(abstract, spec.mesh)
     measure = functools.partial(measure_gc, axes=nnx_kernel_axes(model))
     return Steps(
@@ -210,8 +223,34 @@ def compile_steps(spec: StepSpec) -> Steps:
             shardings=shardings,
         ),
         eval_step=steps.make_eval_step(model, sum_metrics, mesh=spec.mesh),
+        state=jax.tree.map(
+            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+            abstract,
+            shardings,
+        ),
         shardings=shardings,
     )
+
+
+def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> None:
+    """Traces both steps for the images that the transforms make, without running them.
+
+    What is traced here is kept, so the first step of the run is not traced again.
+
+    Raises:
+      UserError: the transforms or the net cannot take these images, or a batch is too large.
+    """
+    image = data.train_transform(data.train.source[0]["image"], np.random.default_rng(0))
+    tested = data.test_transform(data.test.source[0]["image"], None)
+    size = config.batch_size
+    # Some batches are made ahead.
+    require_memory(
+        6 * size * max(image.nbytes, tested.nbytes), "--batch-size and --pad: the images"
+    )
+    batch = {"image": ((size, *image.shape), image.dtype), "label": ((size,), np.int32)}
+    compiled.train_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
+    batch |= {"image": ((size, *tested.shape), tested.dtype), "mask": ((size,), np.float32)}
+    compiled.eval_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
 
 
 def make_job(

@@ -1,4 +1,4 @@
-"""Files as the authors of the data sets wrote them: images, lists and MATLAB files, read or refused.
+"""Files as the authors of the data sets wrote them: images and lists, read or refused.
 
 Every error names the file, the line or entry if there is one, what was found and what was expected.
 """
@@ -15,16 +15,18 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from examples.datasets.types import DatasetError, Example
+from examples.training.errors import describe
 
 # The modes of Pillow that hold 8 bits a channel or less. Converted to RGB, the others are clipped:
 # an image of 16 bits comes out white.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-# What the readers of lists, pickles, MATLAB files and images raise on broken files.
-_BROKEN = (
+# More than any image of the data sets has. Decoded, these take 200 MB.
+_MOST_PIXELS = 2**26
+# What the readers of lists, pickles and images raise on broken files.
+BROKEN = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -39,7 +41,6 @@ _BROKEN = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    scipy.io.matlab.MatReadError,
 )
 
 
@@ -98,17 +99,10 @@ def expect(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; expected {what}") from error
-    except _BROKEN as error:
-        reason = _shorten(error)
-        raise DatasetError(f"{path}: expected {what}, but reading it failed: {reason}") from error
-
-
-def _shorten(error: BaseException) -> str:
-    # The text of a UnicodeDecodeError is short, but its repr holds the whole file.
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, KeyError):
-        text = f"{text} is missing"
-    return text if len(text) <= 200 else text[:200] + "…"
+    except BROKEN as error:
+        raise DatasetError(
+            f"{path}: expected {what}, but reading it failed: {describe(error)}"
+        ) from error
 
 
 def find_folder(data_dir: Path | None, folder: str, origin: str) -> Path:
@@ -136,8 +130,8 @@ def decode(path: str) -> np.ndarray:
     """Reads an image file as uint8 (height, width, 3).
 
     Raises:
-      DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, or
-        holds more than 8 bits a channel.
+      DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, holds
+        more than 8 bits a channel, or has more than 2**26 pixels.
     """
     with expect(path, "an image"):
         # Opening a pipe would wait for a writer for ever.
@@ -148,6 +142,11 @@ def decode(path: str) -> np.ndarray:
                 raise DatasetError(
                     f"{path}: the image has the mode {image.mode}, which holds more than 8 bits a "
                     "channel; convert it to 8 bits first"
+                )
+            if image.width * image.height > _MOST_PIXELS:
+                raise DatasetError(
+                    f"{path}: the image has {image.width} x {image.height} pixels, which is more than "
+                    f"{_MOST_PIXELS:,}; make it smaller or remove it from the data set"
                 )
             return np.asarray(image.convert("RGB"))
 
@@ -225,12 +224,6 @@ def read_pairs(path: Path, what: str) -> dict[str, str]:
             )
         pairs[key] = value.strip()
     return pairs
-
-
-def read_mat(path: Path, variable: str, what: str) -> Any:
-    """Reads one variable of a MATLAB file, an array of rank 1."""
-    with expect(path, what):
-        return np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)[variable])
 
 
 def whole_numbers(path: Path, numbers: Iterable[Any]) -> list[int]:

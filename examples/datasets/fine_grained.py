@@ -20,10 +20,10 @@ from examples.datasets.files import (
     expect,
     find_folder,
     read_lines,
-    read_mat,
     read_pairs,
     whole_numbers,
 )
+from examples.datasets.matlab import read_mat
 from examples.datasets.types import DatasetError
 
 # The rows at the bottom of every aircraft image that hold a credit. The authors of the data set ask

@@ -25,9 +25,9 @@ from examples.datasets.files import (
     list_image_folders,
     list_images,
     read_lines,
-    read_mat,
     whole_numbers,
 )
+from examples.datasets.matlab import read_mat
 from examples.datasets.types import DatasetError
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
@@ -112,7 +112,10 @@ def _from_csv(split: str, folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
         path = folder / f"{part}.csv"
         with expect(path, "Mini-ImageNet's list filename,label, or a folder train/"):
             for row in csv.DictReader(path.read_text("utf-8").splitlines(), strict=True):
-                members.setdefault(row["label"], []).append(row["filename"])
+                label, name = row["label"], row["filename"]
+                if not label or not name:
+                    raise ValueError(f"the row of {name or label!r} lacks a file name or a label")
+                members.setdefault(label, []).append(name)
     check_names(
         folder / "{train,val,test}.csv", [name for each in members.values() for name in each]
     )

@@ -21,6 +21,8 @@ from examples.training.errors import SettingError
 # An image that is longer than this times its shorter side is not a photograph, and resizing it by
 # its shorter side would make an image of gigabytes.
 _LONGEST = 100
+# No image is padded to more than this.
+_MOST_PIXELS = 2**26
 
 Rng = np.random.Generator | None
 Transform = Callable[[np.ndarray, Rng], np.ndarray]
@@ -58,9 +60,18 @@ def flip(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def pad(image: np.ndarray, rng: Rng, *, padding: int) -> np.ndarray:
-    """Adds `padding` black pixels on every side."""
+    """Adds `padding` black pixels on every side.
+
+    Raises:
+      SettingError: the result would have more than 2**26 pixels.
+    """
     del rng
     height, width, channels = image.shape
+    if (height + 2 * padding) * (width + 2 * padding) > _MOST_PIXELS:
+        raise SettingError(
+            f"--pad {padding}: an image of {height} x {width} would get more than {_MOST_PIXELS:,} "
+            "pixels; use a smaller number"
+        )
     padded = np.zeros((height + 2 * padding, width + 2 * padding, channels), image.dtype)
     padded[padding : padding + height, padding : padding + width] = image
     return padded

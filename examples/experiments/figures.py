@@ -8,7 +8,6 @@ The runs are made by `examples.experiments.run`.
 
 import dataclasses
 import os
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from examples.experiments.definitions import EXPERIMENTS
 from examples.experiments.outcomes import Outcome, gather
 from examples.experiments.statistics import half_width, paired_difference
 from examples.experiments.store import RESULTS, Record, ResultsError, Store, results_path
-from examples.training.errors import SettingError, UserError
+from examples.training.errors import SettingError, report_errors
 
 # A colour has the same meaning in all figures. Colour-blind readers can tell these apart.
 _GC: dict[str, Any] = {"label": "with GC", "color": "#0072b2"}
@@ -368,13 +367,11 @@ class Arguments:
 
 def main() -> None:
     command = "python -m examples.experiments.figures"
-    arguments = tyro.cli(Arguments, prog=command, description=__doc__)
-    out = arguments.out or RESULTS / arguments.scale / "figures"
-    try:
+    with report_errors("stopped"):
+        arguments = tyro.cli(Arguments, prog=command, description=__doc__)
+        out = arguments.out or RESULTS / arguments.scale / "figures"
         for name in arguments.figures or arguments.known:
             print(f"{name}: {draw(name, arguments.scale, out, results=RESULTS)}")
-    except (OSError, UserError) as error:
-        sys.exit(f"stopped: {error}")
 
 
 if __name__ == "__main__":

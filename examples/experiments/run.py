@@ -10,7 +10,6 @@ to examples/experiments/results/, which `examples.experiments.tables` and
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ import tyro
 
 from examples.experiments.columns import Scale
 from examples.experiments.definitions import EXPERIMENTS, find
-from examples.training.errors import SettingError, UserError
+from examples.training.errors import SettingError, report_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,55 +45,53 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m examples.experiments.run", description=__doc__)
-    # These take seconds, which the help of the program can do without.
-    from absl import logging
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from examples.experiments.runner import make_runs, plan_runs
-    from examples.experiments.store import RESULTS
-    from examples.training.provenance import commit
-
-    # Orbax logs the tracebacks of its threads; the errors themselves are raised and shown below.
-    logging.set_verbosity(logging.FATAL)
-    if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
-        sys.exit(
-            "stopped: Python files differ from the last commit, so the results could not be traced "
-            "to a commit. Commit them, or pass --allow-dirty for a trial"
+    with report_errors("stopped"):
+        arguments = tyro.cli(
+            Arguments, prog="python -m examples.experiments.run", description=__doc__
         )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # The time left is estimated from the last runs, since kinds of runs differ in length.
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
-        bar = progress.add_task("starting")
+        # These take seconds, which the help of the program can do without.
+        from absl import logging
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        def show(text, done, total):
-            progress.update(bar, description=text, completed=done, total=total)
+        from examples.experiments.runner import make_runs, plan_runs
+        from examples.experiments.store import RESULTS
+        from examples.training.provenance import commit
 
-        try:
+        # Orbax logs the tracebacks of its threads; the errors themselves are raised and shown below.
+        logging.set_verbosity(logging.FATAL)
+        if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
+            raise SettingError(
+                "Python files differ from the last commit, so the results could not be traced "
+                "to a commit. Commit them, or pass --allow-dirty for a trial"
+            )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        # The time left is estimated from the last runs, since kinds of runs differ in length.
+        with Progress(
+            *columns, console=Console(stderr=True), speed_estimate_period=600
+        ) as progress:
+            bar = progress.add_task("starting")
+
+            def show(text, done, total):
+                progress.update(bar, description=text, completed=done, total=total)
+
             plan = plan_runs(
                 arguments.experiments, arguments.scale, arguments.data_dir, arguments.seeds
             )
             make_runs(plan, results=RESULTS, work=Path("runs", "experiments"), show=show)
-        except (UserError, OSError) as error:
-            progress.stop()
-            sys.exit(f"stopped: {error}")
-        except KeyboardInterrupt:
-            progress.stop()
-            sys.exit("stopped: the same command continues from here")
 
 
 if __name__ == "__main__":

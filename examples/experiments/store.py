@@ -11,7 +11,7 @@ from typing import Any
 
 from examples.classification.config import Config
 from examples.experiments.columns import Scale
-from examples.training.errors import UserError
+from examples.training.errors import SettingError, UserError
 from examples.training.files import exclusive_lock
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +61,7 @@ class Store:
                     raise ValueError("an earlier line has the result of the same run")
                 if check is not None:
                     check(config, record)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, SettingError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise ResultsError(
                     f"{path}, line {number}: this is not the result of a run: {reason}. Delete the "

@@ -6,7 +6,6 @@ python -m examples.experiments.tables table1 rates --scale cpu
 
 import dataclasses
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from examples.experiments.definitions import EXPERIMENTS, find
 from examples.experiments.outcomes import Outcome, gather
 from examples.experiments.statistics import Difference, paired_difference
 from examples.experiments.store import RESULTS, Store, results_path
-from examples.training.errors import SettingError, UserError
+from examples.training.errors import SettingError, report_errors
 
 _PAPER_TABLES = ("table1", "table2", "table3", "table4", "figure5")
 TABLES = (*_PAPER_TABLES, "rates", "images")
@@ -235,7 +234,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with report_errors("stopped"):
         main()
-    except UserError as error:
-        sys.exit(f"stopped: {error}")

@@ -1,7 +1,6 @@
 """The nets of the paper in Flax NNX. With the same weights they equal PyTorch's."""
 
 import difflib
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,14 +39,20 @@ def forms(name: str) -> tuple[Stem, ...]:
     return ("cifar",) if name in _CIFAR_ONLY else ("imagenet", "cifar")
 
 
+def is_resnet(name: str) -> bool:
+    """Returns whether a net is a ResNet or a ResNeXt."""
+    return name.startswith(("resnet", "resnext"))
+
+
 def create(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     stem: Stem = "imagenet",
     norm: Literal["bn", "gn"] = "bn",
     weight_standardization: bool = False,
     frozen_bn: bool = False,
+    norm_epsilon: float = 1e-5,
     width: int | None = None,
     in_channels: int = 3,
     dtype: DTypeLike | None = None,
@@ -60,15 +65,16 @@ def create(
 
     Args:
       name: one of `NAMES`.
-      num_classes: the number of logits.
+      num_classes: the number of logits. None makes a ResNet without its last layer, which has
+        only `ResNet.features`, for a detector.
       stem: the ImageNet form of torchvision, or the form that the paper trains on CIFAR,
         which has a stem of stride 1 without pooling.
-      norm: batch or group normalization (see `layers.num_groups`), both with 1e-5 added to
-        the variance. In each step, running statistics keep 0.9 of their old value. The
-        running variance is the biased one, which is smaller than PyTorch's by (n-1)/n for n
-        values in a channel.
+      norm: batch or group normalization (see `layers.num_groups`). In each step, running
+        statistics keep 0.9 of their old value. The running variance is the biased one, which
+        is smaller than PyTorch's by (n-1)/n for n values in a channel.
       weight_standardization: standardize the kernel of every convolution.
       frozen_bn: normalize with the stored statistics in training too, and never change them.
+      norm_epsilon: what the normalization adds to the variance.
       width: the channels of the stem, by default 16 in ResNet-8 and ResNet-20 and 64 in all
         others. Every layer scales with it.
       in_channels: the channels of the images.
@@ -79,7 +85,8 @@ def create(
 
     Raises:
       ValueError: an unknown name, stem or norm, a net that has no such form, a frozen
-        batch normalization in a net without one, or a size below 1.
+        batch normalization in a net without one, a net that needs its last layer, or a size
+        below 1.
     """
     if name not in _NETS:
         nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
@@ -94,27 +101,30 @@ def create(
         raise ValueError('frozen_bn needs norm="bn": group normalization stores no statistics')
     build, default_width = _NETS[name]
     width = default_width if width is None else width
+    if num_classes is None and not is_resnet(name):
+        raise ValueError(f"num_classes=None needs a ResNet or ResNeXt, and {name} is neither")
     for key, size in {
         "num_classes": num_classes,
         "width": width,
         "in_channels": in_channels,
     }.items():
-        if size < 1:
+        if size is not None and size < 1:
             raise ValueError(f"{key} must be at least 1, not {size}")
 
-    conv_layer = layers.WSConv if weight_standardization else nnx.Conv
-    if norm == "gn":
-        norm_layer = layers.group_norm
-    else:
-        batch_norm = layers.FrozenBatchNorm if frozen_bn else nnx.BatchNorm
-        norm_layer = functools.partial(batch_norm, momentum=0.9)
+    make = layers.make_layers(
+        norm,
+        weight_standardization=weight_standardization,
+        frozen_bn=frozen_bn,
+        norm_epsilon=norm_epsilon,
+        dtype=dtype,
+    )
     return build(
         num_classes=num_classes,
         stem=stem,
         width=width,
         in_channels=in_channels,
-        conv=functools.partial(conv_layer, dtype=dtype),
-        norm=functools.partial(norm_layer, epsilon=1e-5, dtype=dtype),
-        linear=functools.partial(nnx.Linear, dtype=dtype),
+        conv=make.conv,
+        norm=make.norm,
+        linear=make.linear,
         rngs=rngs,
     )

@@ -1,7 +1,9 @@
 """Layers that Flax does not have, and PyTorch's conventions for layers that it has."""
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +84,51 @@ def num_groups(features: int) -> int:
 
 
 def group_norm(features: int, **kwargs: Any) -> nnx.GroupNorm:
-    """Makes a group normalization with `num_groups` groups."""
-    return nnx.GroupNorm(features, num_groups=num_groups(features), **kwargs)
+    """Makes a group normalization with `num_groups` groups.
+
+    Its variance is the mean of squared deviations. The mean of squares minus the square of the mean,
+    which is Flax's default, loses digits where the mean is large beside the deviation.
+    """
+    return nnx.GroupNorm(
+        features, num_groups=num_groups(features), use_fast_variance=False, **kwargs
+    )
+
+
+class Layers(NamedTuple):
+    """The constructors of a net's layers, with their common settings.
+
+    Attributes:
+      conv: makes a convolution, as `nnx.Conv` does.
+      norm: makes a normalization of a number of channels, as `nnx.BatchNorm` does.
+      linear: makes a linear layer, as `nnx.Linear` does.
+    """
+
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+    linear: Callable[..., Any]
+
+
+def make_layers(
+    norm: Literal["bn", "gn"],
+    *,
+    weight_standardization: bool,
+    frozen_bn: bool,
+    norm_epsilon: float,
+    dtype: DTypeLike | None,
+) -> Layers:
+    """Returns the constructors of the layers. The arguments are those of `examples.models.create`."""
+    conv_layer = WSConv if weight_standardization else nnx.Conv
+    if norm == "gn":
+        norm_layer = group_norm
+    else:
+        norm_layer = functools.partial(
+            FrozenBatchNorm if frozen_bn else nnx.BatchNorm, momentum=0.9
+        )
+    return Layers(
+        conv=functools.partial(conv_layer, dtype=dtype),
+        norm=functools.partial(norm_layer, epsilon=norm_epsilon, dtype=dtype),
+        linear=functools.partial(nnx.Linear, dtype=dtype),
+    )
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:

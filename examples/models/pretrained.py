@@ -4,7 +4,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+
+# Everything but the state of dropout, so the frozen parameters of a detector's backbone too.
+_LOADED = nnx.Not(nnx.RngState)
 
 
 class WeightsError(UserError):
@@ -51,44 +54,81 @@ def load_torch_state(
       WeightsError: keys are missing, unexpected or of another shape, or values are not
         finite real numbers in the model's dtype. All of them are listed.
     """
-    state = {_modern(key): value for key, value in state.items() if not _is_counter(key)}
-    variables = dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
-    paths = {_torch_key(model, path): path for path in variables}
+    state = {_modern(key): value for key, value in state.items()}
+    places = find_places(model)
     if replace_head:
-        head = {key for key, path in paths.items() if path[0] == "fc"}
-        paths = {key: path for key, path in paths.items() if key not in head}
+        head = {key for key, place in places.items() if place.path[0] == "fc"}
+        places = {key: place for key, place in places.items() if key not in head}
         state = {key: value for key, value in state.items() if key not in head}
-
-    loaded, misshaped, wrong = {}, [], []
-    for key in paths.keys() & state.keys():
-        variable = variables[paths[key]]
-        value = np.asarray(state[key])
-        if problem := _find_problem(key, value, variable.dtype):
-            wrong.append(f"{key} {problem}")
-            continue
-        value = _flax_layout(value)
-        if value.shape == variable.shape:
-            loaded[paths[key]] = value
-        else:
-            expected = _torch_layout(variable.shape)
-            misshaped.append(f"{key} {np.shape(state[key])}, not {expected}")
-    problems = {
-        "missing": sorted(paths.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - paths.keys()),
-        "of another shape": sorted(misshaped),
-        "not weights": sorted(wrong),
-    }
-    if any(problems.values()):
-        listed = (f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+    problems = put_state(model, state, places)
+    if problems:
+        listed = (f"{what}: {', '.join(keys)}" for what, keys in problems.items())
         raise WeightsError(
             f"these are not the weights of this {type(model).__name__} in its {model.stem} form "
             f"(replace_head=True leaves out the last layer): {'; '.join(listed)}"
         )
 
-    for path, value in loaded.items():
-        old = variables[path].get_value()
-        variables[path].set_value(jax.device_put(value.astype(old.dtype), old.sharding))
-    nnx.update(model, nnx.from_flat_state(variables))
+
+class Place(NamedTuple):
+    """Where an array of PyTorch goes in a model.
+
+    Attributes:
+      path: the path of the variable in the model.
+      shape: the shape that the array has in PyTorch.
+      to_flax: changes PyTorch's layout into that of the variable.
+    """
+
+    path: tuple[Any, ...]
+    shape: tuple[int, ...]
+    to_flax: Callable[[np.ndarray], np.ndarray]
+
+
+def find_places(model: ResNet | VGG11 | DenseNet121) -> dict[str, Place]:
+    """Returns the place of each of PyTorch's keys in a net of `examples.models.create`."""
+    return {
+        _torch_key(model, path): Place(path, _torch_layout(variable.shape), to_flax_layout)
+        for path, variable in nnx.to_flat_state(nnx.state(model, _LOADED))
+    }
+
+
+def put_state(
+    model: nnx.Module, state: Mapping[str, Any], places: Mapping[str, Place]
+) -> dict[str, list[str]]:
+    """Puts arrays of PyTorch into a model, if every array has a place and every place an array.
+
+    Args:
+      model: the model, changed in place. Its shardings and dtypes stay.
+      state: the arrays by key. Counters of batches are left out.
+      places: the place of each key.
+
+    Returns:
+      The keys that do not fit, listed by what is wrong with them. If there are any, the model
+      was not changed.
+    """
+    state = {key: value for key, value in state.items() if not _is_counter(key)}
+    variables = dict(nnx.to_flat_state(nnx.state(model, _LOADED)))
+    loaded, misshaped, wrong = {}, [], []
+    for key in places.keys() & state.keys():
+        place, value = places[key], np.asarray(state[key])
+        if problem := _find_problem(key, value, variables[place.path].dtype):
+            wrong.append(f"{key} {problem}")
+        elif value.shape != place.shape:
+            misshaped.append(f"{key} {value.shape}, not {place.shape}")
+        else:
+            loaded[place.path] = place.to_flax(value)
+    problems = {
+        "missing": sorted(places.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - places.keys()),
+        "of another shape": sorted(misshaped),
+        "not weights": sorted(wrong),
+    }
+    problems = {what: keys for what, keys in problems.items() if keys}
+    if not problems:
+        for path, value in loaded.items():
+            old = variables[path].get_value()
+            variables[path].set_value(jax.device_put(value.astype(old.dtype), old.sharding))
+        nnx.update(model, nnx.from_flat_state(variables))
+    return problems
 
 
 def load_file(
@@ -178,7 +218,7 @@ def _modern(key: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1", key)
 
 
-def _flax_layout(value: np.ndarray) -> np.ndarray:
+def to_flax_layout(value: np.ndarray) -> np.ndarray:
     """Turns (O, I, H, W) into (H, W, I, O) and (O, I) into (I, O). Vectors are unchanged."""
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 

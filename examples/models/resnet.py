@@ -80,7 +80,7 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """A stem, three or four stages of residual blocks, an average and a linear layer.
+    """A stem, three or four stages of residual blocks, an average and perhaps a linear layer.
 
     The ImageNet form has a 7x7 stem of stride 2 and max-pooling. The CIFAR form has a stem
     of 3x3 (or ``cifar_kernel``) and stride 1. Stage i = 0, 1, … has
@@ -100,6 +100,9 @@ class ResNet(nnx.Module):
       cifar_kernel: the size of the CIFAR stem's kernel.
       num_classes, stem, width, in_channels, rngs: as in `examples.models.create`.
       conv, norm, linear: functions that make the layers; their dtype is set already.
+
+    Attributes:
+      stage_features: the number of channels that each stage puts out.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class ResNet(nnx.Module):
         cardinality: int = 1,
         base_width: int = 64,
         cifar_kernel: int = 3,
-        num_classes: int,
+        num_classes: int | None,
         stem: Literal["imagenet", "cifar"],
         width: int,
         in_channels: int,
@@ -152,7 +155,10 @@ class ResNet(nnx.Module):
                 features = planes * expansion
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        self.fc = linear(features, num_classes, kernel_init=layers.torch_default_init, rngs=rngs)
+        self.stage_features = tuple(width * expansion * 2**i for i in range(len(depths)))
+        if num_classes is not None:
+            init = layers.torch_default_init
+            self.fc = linear(features, num_classes, kernel_init=init, rngs=rngs)
 
     def features(self, x: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the output of each stage, which a detector calls C2 to C5.
@@ -179,7 +185,13 @@ class ResNet(nnx.Module):
         return self.head(self.features(x)[-1])
 
     def head(self, x: jax.Array) -> jax.Array:
-        """Returns the logits (N, num_classes) of the last stage's output."""
+        """Returns the logits (N, num_classes) of the last stage's output.
+
+        Raises:
+          AttributeError: the net was made without its last layer.
+        """
+        if not hasattr(self, "fc"):
+            raise AttributeError("this net has no last layer: it was made with num_classes=None")
         return self.fc(layers.global_average_pool(x))
 
 

@@ -1,18 +1,22 @@
 """The errors that a user of the programs can cause and can mend."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """The base of all such errors. Each message is one line that names the thing and the remedy.
 
-    A program catches this class and `OSError`, prints the message and exits. Every other exception
-    is a bug of the program, or of a user's own net, and keeps its traceback.
+    A program runs inside of `report_errors`. Every other exception is a bug of the program, or of a
+    user's own net, and keeps its traceback.
     """
 
 
-class SettingError(UserError, ValueError):
+class SettingError(UserError):
     """A setting has a value that it cannot have, or two settings contradict each other.
 
-    It is a `ValueError` as well because tyro reports those without a traceback.
+    It is not a `ValueError`, which tyro would report with names of its own in front of the flag's.
     """
 
 
@@ -22,3 +26,37 @@ class StoppedError(UserError):
 
 class DivergedError(StoppedError):
     """The numbers of a run are no longer finite."""
+
+
+@contextlib.contextmanager
+def report_errors(what: str) -> Iterator[None]:
+    """Ends the program with one line for every error that a user can cause.
+
+    These are a `UserError`, an `OSError`, a lack of memory, and Ctrl-C.
+
+    Args:
+      what: what the line begins with, such as "cannot start".
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("stopped by Ctrl-C. The same command starts again, or goes on from what was saved")
+    except (UserError, OSError) as error:
+        sys.exit(f"{what}: {' '.join(str(error).split())}")
+    except (MemoryError, RuntimeError) as error:
+        # So XLA says that a device has no memory left.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit(
+            f"{what}: the memory does not suffice: {describe(error)}. Use a smaller --batch-size, a "
+            "smaller net, or more devices"
+        )
+
+
+def describe(error: BaseException) -> str:
+    """Returns what an exception of a library says, as one line of at most 200 characters."""
+    # The text of a UnicodeDecodeError is short, but its repr holds the whole file.
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"{text} is missing"
+    return text if len(text) <= 200 else text[:200] + "…"

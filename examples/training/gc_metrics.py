@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from examples.training.steps import Metrics
-from optax_gc.diagnostics import gradient_stats
+from optax_gc.diagnostics import gradient_stats, share_removed
 
 
 def measure_gc(grads: Any, axes: Any) -> Metrics:
@@ -22,7 +22,7 @@ def measure_gc(grads: Any, axes: Any) -> Metrics:
     """
     stats = gradient_stats(grads, axes)
     before, after = (
-        jnp.stack([getattr(kernel, norm) ** 2 for kernel in stats.values()]).sum()
+        jnp.linalg.norm(jnp.stack([getattr(kernel, norm) for kernel in stats.values()]))
         for norm in ("norm_before", "norm_after")
     )
     measured = {
@@ -30,4 +30,4 @@ def measure_gc(grads: Any, axes: Any) -> Metrics:
         for path, kernel in stats.items()
         for name, value in kernel._asdict().items()
     }
-    return {**measured, "gc/share_removed": 1 - after / before}
+    return {**measured, "gc/share_removed": share_removed(before, after)}

@@ -19,6 +19,9 @@ from examples.training.progress import Bar, Clock, Means
 from examples.training.sharding import put_batch
 from examples.training.steps import Metrics, State, all_finite
 
+# The record of a run before its first step, which has no checkpoint.
+_START: Mapping[str, Any] = {"log": None, "means": {}, "clock": {}, "seconds": 0.0}
+
 
 class Job(NamedTuple):
     """All that the loop needs to know of a run.
@@ -101,13 +104,14 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         stack.enter_context(_disk_errors(checkpoints))
         batches = stack.enter_context(contextlib.closing(iter(job.batches)))
-        done, state, record = checkpoints.restore(job.init(), batches)
-        log = stack.enter_context(
-            Log(folder, step=done, offset=record.get("offset", 0), writes=jax.process_index() == 0)
-        )
-        means = Means(**record.get("means", {}))
-        clock = Clock(**record.get("clock", {}))
-        before = record.get("seconds", 0.0)
+        state = job.init()
+        done, state, record = checkpoints.restore(state, batches) or (0, state, _START)
+        writes = jax.process_index() == 0
+        log = stack.enter_context(Log(folder, step=done, place=record["log"], writes=writes))
+        if log.moved:
+            console.print(f"no checkpoint covers the lines of an earlier start: see {log.moved}")
+        means, clock = Means(**record["means"]), Clock(**record["clock"])
+        before = record["seconds"]
         bar = stack.enter_context(Bar(console, done, job.steps, job.progress))
 
         def diverged(number, problem):
@@ -141,11 +145,10 @@ def train(
             pending = number, values
 
             epoch, rest = divmod(number, job.steps_per_epoch)
-            stop = interrupted()
+            stop = interrupted(number)
             first = number == done + 1  # this step compiles, so it is not timed
             due = number % (checkpoint_every or job.steps_per_epoch) == 0
-            # Processes save together or not at all, and Ctrl-C reaches each at a different step.
-            save = due or number == job.steps or (stop and jax.process_count() == 1)
+            save = due or number == job.steps or stop
             if save or first or rest == 0:
                 report(*pending)
                 pending = None
@@ -165,7 +168,7 @@ def train(
                     raise diverged(number, "it leaves weights that are not finite")
                 # Copies, because they are written while training continues.
                 record = {
-                    "offset": log.offset(),
+                    "log": log.place(),
                     "means": dict(vars(means)),
                     "clock": dict(vars(clock)),
                     "seconds": before + time.perf_counter() - begin,
@@ -173,8 +176,9 @@ def train(
                 checkpoints.save(number, state, batches, record)
             if stop:
                 checkpoints.wait()
+                cause = "Ctrl-C" if jax.process_count() == 1 else "Ctrl-C or SIGTERM"
                 raise StoppedError(
-                    f"Ctrl-C at step {number} of {job.steps}; {checkpoints.last_good()}. "
+                    f"{cause} at step {number} of {job.steps}; {checkpoints.last_good()}. "
                     "The same command continues from there"
                 )
         checkpoints.wait()

@@ -1,6 +1,7 @@
 """The options that every trainer has: how and where a run is made."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,21 @@ class Options:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise SettingError(f"--{flag} {value}: it must be at least {least}")
+        most = 8 * (os.cpu_count() or 1)
+        if self.workers > most:
+            raise SettingError(
+                f"--workers {self.workers}: it must be at most {most}, which is 8 for each processor"
+            )
         for name in ("coordinator", "processes", "process"):
             if getattr(self, name) is not None and not self.distributed:
                 raise SettingError(f"--{name} needs --distributed, without which it has no effect")
+        host, colon, port = (self.coordinator or "localhost:1").rpartition(":")
+        if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+            raise SettingError(f"--coordinator {self.coordinator}: it must be HOST:PORT")
+        if (self.process or 0) >= (self.processes or float("inf")):
+            raise SettingError(
+                f"--process {self.process}: it must be below --processes {self.processes}"
+            )
 
     def start(self) -> "Mesh":
         """Joins the other processes, if there are any, and makes the mesh of all devices.
@@ -70,6 +83,8 @@ class Options:
         from examples.training.sharding import make_mesh
 
         if self.distributed:
+            # Ctrl-C in one process is made known to the others by it.
+            jax.config.update("jax_enable_preemption_service", True)
             try:
                 jax.distributed.initialize(self.coordinator, self.processes, self.process)
             except (IndexError, RuntimeError, ValueError) as error:

@@ -75,6 +75,7 @@ class Settings:
             "warmup_from",
             "it needs --warmup-steps or --warmup-epochs",
         )
+        self.require(self.pretrained != "", "pretrained", "it must name a file or a folder")
         inside = all(self.warmup_epochs < milestone < self.epochs for milestone in self.milestones)
         self.require(
             inside and list(self.milestones) == sorted(set(self.milestones)),

@@ -1,5 +1,6 @@
 """Devices and processes: which of them holds which part of the state and of a batch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -67,5 +68,23 @@ def put_state(state: Any, shardings: Any) -> Any:
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Makes global arrays, split over all devices, from this process's share of a batch."""
-    sharding = NamedSharding(mesh, P(("data", "fsdp")))
+    sharding = _batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def abstract_batch(shapes: Mapping[str, tuple[tuple[int, ...], Any]], mesh: Mesh) -> Any:
+    """Returns what stands for a global batch while a step is traced.
+
+    Args:
+      shapes: the shape and the dtype of each array, over all processes together.
+      mesh: the devices.
+    """
+    sharding = _batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P(("data", "fsdp")))

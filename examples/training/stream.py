@@ -14,6 +14,8 @@ from typing import Any
 import grain
 from absl import flags
 
+from examples.training.errors import StoppedError
+
 # The number of batches made ahead, by the thread of this process or by each worker.
 _BATCHES_AHEAD = 4
 
@@ -85,7 +87,17 @@ class _StreamIterator(grain.DatasetIterator):
     def __next__(self) -> Any:
         self.start_prefetch()
         assert self._source is not None
-        batch = next(self._source)
+        try:
+            batch = next(self._source)
+        except RuntimeError as error:
+            # Grain says so when a worker is gone, such as one that the system killed.
+            _, dead, code = str(error).partition("terminated unexpectedly with exit code ")
+            if not dead:
+                raise
+            raise StoppedError(
+                f"a data worker ended with exit code {code.partition('.')[0]} (-9 is often a lack of "
+                "memory: use fewer --workers). The same command goes on from the last checkpoint"
+            ) from error
         self._taken += 1
         return batch
 

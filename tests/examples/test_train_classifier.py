@@ -1,5 +1,6 @@
 """The trainer as a program: what it writes, how it stops, how it goes on."""
 
+import contextlib
 import dataclasses
 import json
 import resource
@@ -7,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ from examples.training.checkpoints import CheckpointError, read_variables
 from examples.training.errors import DivergedError, SettingError, StoppedError
 from examples.training.folder import open_folder, write_result
 from examples.training.options import Options
-from examples.training.sharding import make_mesh
+from examples.training.sharding import make_mesh, put_batch
 from examples.training.steps import path_name
 
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, epochs=3, norm="bn")
@@ -282,6 +284,20 @@ def test_options_that_make_no_sense(name, value):
         Options(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"workers": 10**6}, "--workers 1000000: it must be at most"),
+        ({"coordinator": "nonsense"}, "--coordinator nonsense: it must be HOST:PORT"),
+        ({"coordinator": "host:99999"}, "--coordinator host:99999: it must be HOST:PORT"),
+        ({"processes": 2, "process": 2}, "--process 2: it must be below --processes 2"),
+    ],
+)
+def test_options_that_cannot_be_met_name_their_flag(values, message):
+    with pytest.raises(SettingError, match=message):
+        Options(**{"distributed": True} | values)
+
+
 @pytest.mark.parametrize("name", ["coordinator", "processes", "process"])
 def test_an_option_without_the_one_that_it_needs(name):
     with pytest.raises(SettingError, match=f"--{name} needs --distributed"):
@@ -380,6 +396,12 @@ def test_a_bug_in_a_net_keeps_its_traceback(monkeypatch, tmp_path):
         ((*SMALL, "--pretrained", "gone.safetensors"), "cannot start: .*gone.safetensors"),
         ((*SMALL, "--pretrained", "."), "no checkpoint of a run is here"),
         ((*SMALL, "--validation", 5000), "--validation 5000: there are 1297 training images"),
+        ((*SMALL, "--pool", 3), "--pool 3: it must divide the image's sides, which are 8 x 8"),
+        ((*SMALL, "--pad", 10**5), "--pad 100000: an image of 8 x 8 would get more than"),
+        ((*SMALL, "--pad", 4000), "the images need .* GiB of memory"),
+        ((*SMALL, "--width", 10**9), "--width 1000000000: the weights .* GiB of memory"),
+        ((*SMALL, "--model", "vgg11", "--pool", 2), "too small for this net"),
+        ((*SMALL, "--epochs", 10**9), "--epochs 1000000000: .* fewer than 2"),
     ],
 )
 def test_bad_input_is_one_error_before_any_work(flags, message, monkeypatch, tmp_path):
@@ -389,17 +411,75 @@ def test_bad_input_is_one_error_before_any_work(flags, message, monkeypatch, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_data_are_read_is_one_line(monkeypatch, tmp_path):
+    def load(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.datasets.load", load)
+    with pytest.raises(SystemExit, match=r"^stopped by Ctrl-C\. The same command"):
+        main(monkeypatch, *SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_pressed_twice_is_one_line(monkeypatch, tmp_path):
+    def twice(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.training.loop.put_batch", twice)
+    with pytest.raises(SystemExit, match=r"^stopped by Ctrl-C"):
+        main(monkeypatch, *SMALL)
+
+
+def test_the_first_step_is_traced_when_the_run_is_prepared(monkeypatch, tmp_path):
+    """What flags, data and net decide together fails before work begins, and is traced once."""
+    traced = []
+    original = jax.nn.one_hot
+    monkeypatch.setattr("jax.nn.one_hot", lambda *args: traced.append(1) or original(*args))
+    task = Trainer(make_mesh(1)).prepare(dataclasses.replace(CONFIG, width=2))
+    assert len(traced) == 1
+    state = task.job.init()
+    with contextlib.closing(iter(task.job.batches)) as batches:
+        # As the first step of the run would, but without the compilation.
+        cast(Any, task.steps.train_step).trace(state, put_batch(next(batches), task.job.mesh))
+    assert len(traced) == 1
+
+
 def test_the_weights_of_another_net_are_refused(whole, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"holds another net: it differs in .*norm1/mean"):
         main(monkeypatch, *SMALL, "--norm", "gn", "--pretrained", whole[0])
 
 
-def test_a_wrong_flag_and_the_list_of_runs(monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        main(monkeypatch, "digits", "--learning-rate", -1)
-    seen = capsys.readouterr()
-    assert "--learning-rate -1.0: it must be a positive number" in " ".join(seen.err.split())
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("digits", "--learning-rate", -1), r"^cannot start: --learning-rate -1.0: it must be a"),
+        (("digits", "--checkpoint-every", 0), r"^cannot start: --checkpoint-every 0: it must be"),
+        (("digit",), "^cannot start: no run is called 'digit'; there are .*digits"),
+        ((), "^cannot start: name a run; there are .*digits"),
+    ],
+)
+def test_a_wrong_value_or_run_is_one_line(flags, message, monkeypatch):
+    with pytest.raises(SystemExit, match=message) as stopped:
+        main(monkeypatch, *flags)
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_wrong_flag_is_answered_for_its_run(monkeypatch, capsys):
+    for flags, known in ((("--lerning-rate", 1), "--learning-rate"), (("--seed", "x"), "--seed")):
+        with pytest.raises(SystemExit):
+            main(monkeypatch, "digits", *flags)
+        seen = capsys.readouterr().err
+        assert known in seen
+        assert "train_classifier digits --help" in seen
+        assert "tyro" not in seen
+        assert "figure5" not in seen
+
+
+def test_the_help_lists_all_runs(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(monkeypatch, "--help")
     shown = capsys.readouterr().out

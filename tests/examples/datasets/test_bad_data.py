@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import resource
+import signal
 import struct
 import time
 
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from examples import datasets
-from examples.datasets import files, small, transforms
+from examples.datasets import files, matlab, small, transforms
 from examples.datasets.files import ImageFiles, check_names, decode, read_pairs, whole_numbers
 from examples.datasets.types import Arrays, DatasetError
 from examples.training.errors import SettingError
@@ -98,6 +100,14 @@ def test_images_of_8_bits_are_read_as_rgb(tmp_path, mode):
     assert (image.shape, image.dtype) == ((4, 5, 3), np.uint8)
 
 
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (9000, 9000)).save(tmp_path / "a.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DatasetError, match=r"a\.png: the image has 9000 x 9000 pixels, which is"):
+        decode(str(tmp_path / "a.png"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
 def test_a_pipe_in_place_of_an_image_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     begin = time.monotonic()
@@ -135,3 +145,15 @@ def test_an_image_that_is_too_long_for_its_width_is_refused_before_it_is_enlarge
 def test_squares_that_do_not_divide_the_image_name_the_flag():
     with pytest.raises(SettingError, match=r"--pool 3: it must divide .* 8 x 8"):
         transforms.mean_pool(np.zeros((8, 8, 1), np.uint8), None, factor=3)
+
+
+def test_a_matlab_file_that_makes_the_reader_crash_is_one_error(tmp_path, monkeypatch):
+    """SciPy's reader is a process of its own, which here ends as after a segmentation fault."""
+    (tmp_path / "a.mat").write_bytes(b"")
+    monkeypatch.setattr(matlab, "_read", crash)
+    with pytest.raises(DatasetError, match=r"a\.mat: expected a list, .* made the reader crash"):
+        matlab.read_mat(tmp_path / "a.mat", "x", "a list")
+
+
+def crash(path, variable, sender):
+    os.kill(os.getpid(), signal.SIGSEGV)

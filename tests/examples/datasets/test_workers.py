@@ -89,6 +89,19 @@ def test_an_interrupt_is_answered_once(running):
     assert errors.count("KeyboardInterrupt") == 1
 
 
+def test_a_worker_that_is_killed_is_one_error():
+    done = subprocess.run(
+        [*PROGRAM, "lose", "2"],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "a data worker ended with exit code -9" in json.loads(done.stdout)
+    assert "The same command goes on" in done.stdout
+
+
 def test_the_watch_is_only_for_workers():
     with pytest.raises(RuntimeError, match="not a worker"):
         stream._live_with_parent(0, 1)

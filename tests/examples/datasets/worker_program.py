@@ -2,6 +2,7 @@
 
 python -m tests.examples.datasets.worker_program digest WORKERS   writes a hash of each batch
 python -m tests.examples.datasets.worker_program wait WORKERS     writes its workers' ids, and waits
+python -m tests.examples.datasets.worker_program lose WORKERS     kills a worker, and writes the error
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import time
 import grain
 
 from examples.datasets import pipeline
+from examples.training.errors import StoppedError
 from tests.examples.datasets.toys import noisy, plain, toy
 
 STEPS = 13  # in the second of three epochs of 12 batches
@@ -56,8 +58,23 @@ def wait(workers: int) -> None:
     time.sleep(600)
 
 
+def lose(workers: int) -> None:
+    iterator = iter(train(workers, epochs=None))
+    next(iterator)
+    multiprocessing.active_children()[0].kill()
+    try:
+        for _ in range(1000):
+            next(iterator)
+    except StoppedError as error:
+        print(json.dumps(str(error)))
+    iterator.close()
+
+
 if __name__ == "__main__":
     _, command, workers = sys.argv
     if command == "wait":
         wait(int(workers))
+    elif command == "lose":
+        lose(int(workers))
+        sys.exit()
     print(json.dumps(digests(int(workers))))

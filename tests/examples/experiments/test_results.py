@@ -1,4 +1,4 @@
-"""The committed results belong to runs that are defined, and the README shows them as they are."""
+"""The committed results belong to runs that are defined, and the site shows them as they are."""
 
 import re
 import sys
@@ -26,10 +26,10 @@ def test_every_result_is_of_a_run_that_is_defined_now(name):
     assert len(store) == defined
 
 
-def test_the_readme_has_the_table_of_these_results(capsys, monkeypatch):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.DOTALL)
-    assert block, "README.md marks no results"
+def test_the_site_has_the_table_of_these_results(capsys, monkeypatch):
+    page = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", page, re.DOTALL)
+    assert block, "docs/paper.md marks no results"
     monkeypatch.setattr(sys, "argv", ["tables", "--readme"])
     tables.main()
     printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.strip().splitlines())

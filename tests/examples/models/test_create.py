@@ -158,6 +158,25 @@ def test_bad_options(options, message):
         small("resnet8", **{"rngs": nnx.Rngs(0), **options})
 
 
+def test_net_without_its_last_layer_has_the_same_features():
+    whole = small("resnet18", rngs=nnx.Rngs(0))
+    body = small("resnet18", num_classes=None, rngs=nnx.Rngs(0))
+    assert not hasattr(body, "fc")
+    images = jnp.ones((1, 8, 8, 3))
+    for a, b in zip(whole.features(images), body.features(images), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(AttributeError, match="it was made with num_classes=None"):
+        body(images)
+    with pytest.raises(ValueError, match="needs a ResNet or ResNeXt, and vgg11 is neither"):
+        small("vgg11", num_classes=None, rngs=nnx.Rngs(0))
+
+
+def test_epsilon_is_added_to_the_variance():
+    net = small("resnet8", num_classes=None, frozen_bn=True, norm_epsilon=3.0, rngs=nnx.Rngs(0))
+    # The stored variance is 1 and the mean 0, so the norm halves its inputs.
+    np.testing.assert_allclose(net.norm1(jnp.full((1, 1, 1, 8), 6.0)), 3.0)
+
+
 def test_images_too_small_for_the_net():
     with pytest.raises(ValueError, match="too small"):
         nnx.eval_shape(lambda: small("vgg11", rngs=nnx.Rngs(0))(jnp.ones((1, 14, 14, 3))))

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,17 @@ ROOT = Path(__file__).parents[3]
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, batch_size=48, epochs=1)
 
 
-def pair(tmp_path):
-    """Runs the program as two processes and gives the results that each told, beside what Gloo has to say."""
+def pair(tmp_path, *, interrupt=False):
+    """Runs the program as two processes.
+
+    Args:
+      tmp_path: the folder of the folder of the run.
+      interrupt: press Ctrl-C in the first process, before its first step.
+
+    Returns:
+      The exit code of each process, the results that each printed, and the errors that it printed
+      beside what Gloo prints.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -31,8 +42,6 @@ def pair(tmp_path):
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "2",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     flags = "--width 4 --batch-size 48 --epochs 1 --fsdp 2 --log-every 5 --distributed"
     command = [sys.executable, "-W", "error", "-m", "examples.train_classifier", "digits"]
@@ -48,13 +57,18 @@ def pair(tmp_path):
         for index in range(2)
     ]
     try:
-        outputs = [program.communicate(timeout=200) for program in programs]
+        if interrupt:
+            # From here on, Ctrl-C waits for the end of a step.
+            while not (tmp_path / "two/checkpoints").exists() and programs[0].poll() is None:
+                time.sleep(0.05)
+            programs[0].send_signal(signal.SIGINT)
+        outputs = [program.communicate(timeout=300) for program in programs]
     finally:
         for program in programs:
             program.kill()
     codes = [program.returncode for program in programs]
-    assert codes == [0, 0], "\n".join(error for _, error in outputs)
-    return [re.findall(r'\{"run".*\}', output) for output, _ in outputs]
+    results = [re.findall(r'\{"run".*\}', output) for output, _ in outputs]
+    return codes, results, [error for _, error in outputs]
 
 
 def losses(folder):
@@ -62,12 +76,24 @@ def losses(folder):
     return [line["loss"] for line in lines]
 
 
-def test_two_processes_make_the_run_of_one(tmp_path):
+def test_two_processes_that_are_stopped_and_go_on_make_the_run_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     job = Trainer(make_mesh(2, 2)).prepare(CONFIG).job
     train(job, one, log_every=5, console=Console(quiet=True))
 
-    (told,), silent = pair(tmp_path)
+    # Ctrl-C in one of them stops both after the same step, which is saved.
+    codes, results, errors = pair(tmp_path, interrupt=True)
+    assert codes == [1, 1], errors
+    assert results == [[], []]
+    message = (
+        r"stopped: Ctrl-C or SIGTERM at step (\d+) of 27; the last good checkpoint is (.*)\. The"
+    )
+    (stopped,) = {match for error in errors for match in re.findall(message, error)}
+    assert stopped[1] == str(two / "checkpoints" / stopped[0])
+    assert (two / "checkpoints" / stopped[0]).is_dir()
+
+    codes, ((told,), silent), errors = pair(tmp_path)
+    assert codes == [0, 0], errors
     assert silent == [], "one process tells the result"
     result = json.loads(told)
     assert (result["processes"], result["devices"]) == (2, "4 x cpu")
@@ -75,7 +101,3 @@ def test_two_processes_make_the_run_of_one(tmp_path):
     expected = read_variables(one)
     for name, seen in read_variables(two).items():
         np.testing.assert_allclose(seen, expected[name], atol=2e-3, err_msg=name)
-
-    # Started again, both restore their place and find nothing left to do.
-    (again,), _ = pair(tmp_path)
-    assert json.loads(again)["test_loss"] == result["test_loss"]

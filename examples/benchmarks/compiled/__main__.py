@@ -1,0 +1,167 @@
+"""Compiles update steps with and without GC for TPUs and an H100, without having one.
+
+The compilers are the real ones. They report what a program would do on the card: temporaries,
+kernels, collectives. Nothing is run and nothing is timed but the compiler itself.
+
+    python -m examples.benchmarks.compiled --help
+"""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from examples.benchmarks.compiled import layouts, report, targets, update
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Compile update steps with and without GC for TPUs and an H100, without having one.
+
+    Every combination is compiled that the chips can share and that fits into their memory. All of
+    them take many hours on two cores; a run that is stopped goes on where it was. For a first look:
+    --cards v5e --chips 1 8 --trees resnet50 --optimizers sgdm (a few minutes).
+    """
+
+    cards: tuple[str, ...] = tuple(targets.CARDS)
+    """Of v5e, v5p and v6e (TPUs), and h100."""
+    chips: tuple[int, ...] = targets.CHIPS
+    """How many chips share the work: 1, 8, 256, 1024. One chip has everything (replicated)."""
+    trees: tuple[str, ...] = update.TREES
+    """Parameter trees; an unknown name lists the known ones."""
+    optimizers: tuple[str, ...] = update.OPTIMIZERS
+    """Of sgdm, adamw, muon. Muon is compiled for trees of stacked layers only."""
+    layouts: tuple[str, ...] = layouts.LAYOUTS
+    """Of replicated, fsdp, outputs, inputs, both."""
+    arms: tuple[str, ...] = update.ARMS
+    """Of none (no GC), ours, plain (g - mean(g) and nothing else), optax (optax.centralize)."""
+    out: Path = Path("compiled.jsonl")
+    """JSON lines. Cases that are in it already are not compiled again. The picture goes beside it."""
+
+    def __post_init__(self):
+        known = {
+            "cards": targets.CARDS,
+            "trees": update.TREES,
+            "optimizers": update.OPTIMIZERS,
+            "layouts": layouts.LAYOUTS,
+            "arms": update.ARMS,
+        }
+        for flag, names in known.items():
+            given = getattr(self, flag)
+            if not given:
+                raise ValueError(f"--{flag} needs at least one name; there are {', '.join(names)}")
+            for name in given:
+                if name not in names:
+                    raise ValueError(f"--{flag} {name}: unknown; there are {', '.join(names)}")
+        for name, chips in itertools.product(self.cards, self.chips):
+            targets.check_topology(targets.find_card(name), chips)
+        if self.out.suffix != ".jsonl":
+            raise ValueError(f"--out {self.out}: the name must end in .jsonl")
+        if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
+            raise ValueError(f"--out {self.out}: no file can be written there")
+
+
+def list_cases(config: Config) -> Iterator[update.Case]:
+    """Returns every combination that makes sense; on one chip only the replicated layout does."""
+    every = itertools.product(
+        config.cards, config.chips, config.trees, config.optimizers, config.layouts
+    )
+    for case in itertools.starmap(update.Case, every):
+        if (case.chips == 1) == (case.layout == "replicated") or case.chips == 8:
+            yield case
+
+
+def read_records(path: Path) -> list[update.Record]:
+    """Reads what an earlier run wrote; a last line that was cut off is left out.
+
+    Raises:
+      ValueError: a line that is not a record. The file and the line are named.
+    """
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise ValueError(f"{path}, line {number}: not a JSON record") from None
+    return records
+
+
+def run(config: Config, console: Console) -> list[update.Record]:
+    """Compiles what is missing, writes each case as soon as it is done, and returns all records."""
+    records = read_records(config.out)
+    done = {(*(row[key] for key in update.Case._fields), row["arm"]) for row in records}
+    plans, refused = [], []
+    trees = {name: update.create_tree(name) for name in config.trees}
+    for case in list_cases(config):
+        arms = tuple(arm for arm in config.arms if (*case, arm) not in done)
+        try:
+            plan = update.make_plan(case, trees)
+        except ValueError as error:
+            refused.append((case, str(error)))
+        else:
+            if arms:
+                plans.append((plan, arms))
+    for case, reason in refused:
+        console.print(f"left out: {' '.join(map(str, case))}: {reason}", highlight=False)
+    if refused and not plans and not records:
+        raise ValueError("nothing is left to compile; the reasons are above")
+    # The file is written anew without a line that was cut off.
+    config.out.write_text("".join(json.dumps(row) + "\n" for row in records))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        config.out.open("a") as file,
+        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
+    ):
+        bar = progress.add_task("", total=len(plans))
+        for plan, arms in plans:
+            progress.update(bar, description=" ".join(map(str, plan.case)))
+            for record in update.compile_arms(plan, arms).values():
+                record["versions"] = find_versions(plan.case.card)
+                records.append(record)
+                file.write(json.dumps(record) + "\n")
+            file.flush()
+            progress.advance(bar)
+    return records
+
+
+def find_versions(card: str) -> dict[str, str]:
+    """The versions of JAX and of the card's compiler."""
+    compiler = "libtpu" if targets.CARDS[card].platform == "tpu" else "jax-cuda13-pjrt"
+    return {name: importlib.metadata.version(name) for name in ("jax", "optax", compiler)}
+
+
+def main(config: Config) -> None:
+    for card in config.cards:
+        if missing := targets.find_missing(targets.CARDS[card]):
+            sys.exit(missing)
+    console = Console()
+    try:
+        records = run(config, console)
+    except ValueError as error:
+        sys.exit(str(error))
+    wide = Console(width=max(console.width, 160))
+    for table in report.make_tables(records):
+        wide.print(table)
+    picture = config.out.with_suffix(".png")
+    report.make_picture(records).savefig(picture, dpi=150)
+    console.print(f"records: {config.out}; picture: {picture}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, prog="python -m examples.benchmarks.compiled"))
+    except ValueError as error:
+        sys.exit(str(error))

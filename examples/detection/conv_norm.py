@@ -1,0 +1,69 @@
+"""A convolution with the normalization, if any, of a detector's FPN and heads."""
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from examples.models.layers import WSConv
+
+
+class ConvNorm(nnx.Module):
+    """A convolution of stride 1 that keeps the size, and a group normalization if wanted.
+
+    Without normalization the convolution has a bias. Group normalization has 32 groups as in
+    the paper, or fewer in a narrow net, where each group keeps at least two channels. Its
+    epsilon is 1e-5.
+
+    Args:
+      in_features: the channels of the input.
+      out_features: the channels of the output.
+      kernel_size: the height and width of the kernel, an odd number.
+      group_norm: normalize the output.
+      weight_standardization: standardize the kernel, as `examples.models.layers.WSConv` does.
+      kernel_init: initializes the kernel.
+      dtype: the dtype of the computation; None is that of the input and the parameters.
+      rngs: the seed of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        group_norm: bool,
+        weight_standardization: bool,
+        kernel_init: nnx.Initializer,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = (WSConv if weight_standardization else nnx.Conv)(
+            in_features,
+            out_features,
+            (kernel_size, kernel_size),
+            padding=kernel_size // 2,
+            use_bias=not group_norm,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = (
+            nnx.GroupNorm(
+                out_features,
+                num_groups=min(32, out_features // 2),
+                epsilon=1e-5,
+                use_fast_variance=False,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            if group_norm
+            else None
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (..., H, W, out_features) of (..., H, W, in_features)."""
+        y = self.conv(x)
+        if self.norm is None:
+            return y
+        # Normalization takes all axes but the first to be of one image.
+        return self.norm(y.reshape(-1, *y.shape[-3:])).reshape(y.shape)

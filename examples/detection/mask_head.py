@@ -1,0 +1,72 @@
+"""The mask head (He et al. 2017, Mask R-CNN): a small mask of each class for each object."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from examples.detection.conv_norm import ConvNorm
+from examples.models.layers import kaiming_fan_out_init
+
+
+class MaskHead(nnx.Module):
+    """Four 3x3 convolutions, a transposed convolution that doubles the size, and logits.
+
+    Kernels start with Kaiming's normal initialization by fan-out.
+
+    Args:
+      features: the channels of the pyramid and of all layers of the head.
+      num_classes: the number of classes, with the background.
+      conv: makes a `ConvNorm` from the two numbers of channels and the size of the kernel.
+      dtype: the dtype of the computation; None is that of the input and the parameters.
+      rngs: the seed of the parameters.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        *,
+        conv: Callable[..., ConvNorm],
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
+        init = kaiming_fan_out_init
+        self.convs = nnx.List(
+            [conv(features, features, 3, kernel_init=init, rngs=rngs) for _ in range(4)]
+        )
+        plain = functools.partial(nnx.Conv, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.conv5_mask = nnx.ConvTranspose(
+            features,
+            features,
+            (2, 2),
+            (2, 2),
+            padding="VALID",
+            kernel_init=init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.mask_fcn_logits = plain(features, num_classes, (1, 1))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the logits (..., 2S, 2S, num_classes) of pooled features (..., S, S, features)."""
+        for conv in self.convs:
+            x = nnx.relu(conv(x))
+        return self.mask_fcn_logits(nnx.relu(self.conv5_mask(x)))
+
+
+def select_masks(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mask of each object's own class as probabilities.
+
+    Args:
+      logits: (..., M, M, num_classes).
+      labels: (...) class numbers.
+
+    Returns:
+      Probabilities (..., M, M) that a pixel belongs to the object.
+    """
+    chosen = jnp.take_along_axis(logits, labels[..., None, None, None], axis=-1)
+    return nnx.sigmoid(chosen[..., 0])

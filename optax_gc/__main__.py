@@ -1,0 +1,144 @@
+"""Prints what ``centralize`` does to a model: ``python -m optax_gc MODULE:FACTORY``."""
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_gc import _FRAMEWORKS
+from optax_gc._tabulate import tabulate
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the table, or one line that says what was wrong with the arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m optax_gc",
+        description="Prints which kernels of a model gradient centralization changes, over which "
+        "axes, and why it leaves the other arrays alone. The model is only built as shapes, so "
+        "its size does not matter.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODULE:FACTORY",
+        help="a function or class that makes the model: an nnx.Module, a linen.Module, an "
+        "eqx.Module, or what hk.transform returns. Its arguments rngs (NNX) and key (Equinox) are "
+        "passed if it has them. The module is also looked for in the current folder",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        type=_shape,
+        metavar="SHAPE",
+        help="the shape of an input such as 1,224,224,3, or 1,128:int32 with another dtype than "
+        "float32. Linen and Haiku models need it. Repeat it for several inputs",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        params, axes = _inspect(_import(options.model), options.input)
+    except (_UsageError, ImportError) as error:
+        parser.error(str(error))
+    print(tabulate(params, axes))
+
+
+class _UsageError(Exception):
+    pass
+
+
+def _shape(text: str) -> jax.ShapeDtypeStruct:
+    sizes, _, dtype = text.partition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.split(",") if size)
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype or "float32"))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1,224,224,3") from None
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise _UsageError(f"{name!r} must be MODULE:FACTORY, such as my_models:make_resnet")
+    sys.path.insert(0, os.getcwd())
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise _UsageError(f"the module {module} has no {attribute}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise _UsageError(f"{name} is not a function or a class that makes a model")
+    return found
+
+
+def _inspect(factory: Any, inputs: list[jax.ShapeDtypeStruct]) -> tuple[Any, Any]:
+    """Returns the parameters as shapes, and the axes that the model's framework reports."""
+    model, frameworks = _build(factory), _installed()
+    if "nnx" in frameworks and isinstance(model, frameworks["nnx"].nnx.Module):
+        nnx, axes = frameworks["nnx"].nnx, frameworks["nnx"].nnx_kernel_axes(model)
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param)), axes
+    if "equinox" in frameworks and isinstance(model, frameworks["equinox"].eqx.Module):
+        eqx = frameworks["equinox"].eqx
+        params = eqx.filter(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        return params, frameworks["equinox"].equinox_kernel_axes(model)
+    key = jax.random.key(0)
+    if "linen" in frameworks and isinstance(model, frameworks["linen"].nn.Module):
+        _require_input(inputs)
+        axes = frameworks["linen"].linen_kernel_axes(model, key, *inputs)
+        variables = jax.eval_shape(lambda: model.lazy_init(key, *inputs))
+        return frameworks["linen"].nn.meta.unbox(variables["params"]), axes
+    if "haiku" in frameworks:
+        hk = frameworks["haiku"].hk
+        if isinstance(model, (hk.Transformed, hk.TransformedWithState)):
+            _require_input(inputs)
+            axes = frameworks["haiku"].haiku_kernel_axes(model, key, *inputs)
+            variables = jax.eval_shape(model.init, key, *inputs)
+            stateful = isinstance(model, hk.TransformedWithState)
+            return variables[0] if stateful else variables, axes
+    raise _UsageError(
+        f"the factory returned a {type(model).__name__}, which is not a model of Flax, Equinox "
+        "or Haiku (or its framework is not installed)"
+    )
+
+
+def _build(factory: Any) -> Any:
+    made_by = factory.__init__ if isinstance(factory, type) else factory
+    names = inspect.signature(made_by).parameters
+    if "rngs" in names:
+        from flax import nnx
+
+        return nnx.eval_shape(lambda: factory(rngs=nnx.Rngs(0)))
+    if "key" in names:
+        import equinox as eqx
+
+        return eqx.filter_eval_shape(lambda key: factory(key=key), jax.random.key(0))
+    model = factory()
+    frameworks = _installed()
+    if "nnx" in frameworks and isinstance(model, frameworks["nnx"].nnx.Module):
+        return frameworks["nnx"].nnx.eval_shape(factory)
+    if "equinox" in frameworks and isinstance(model, frameworks["equinox"].eqx.Module):
+        return frameworks["equinox"].eqx.filter_eval_shape(factory)
+    return model
+
+
+def _installed() -> dict[str, Any]:
+    """Returns the module of this library for each framework that is installed."""
+    found = {}
+    for name in _FRAMEWORKS:
+        try:
+            found[name] = importlib.import_module(f"optax_gc._{name}")
+        except ImportError:
+            continue
+    return found
+
+
+def _require_input(inputs: list[jax.ShapeDtypeStruct]) -> None:
+    if not inputs:
+        raise _UsageError("this model must be traced: pass --input SHAPE, such as 1,224,224,3")
+
+
+if __name__ == "__main__":
+    main()

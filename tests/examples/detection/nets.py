@@ -1,0 +1,83 @@
+"""The detectors that torchvision ran for the references, made again from the names of their weights."""
+
+import functools
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from examples import detection
+from examples.detection import pretrained
+from tests.examples.detection.references import DATA, make_input
+
+NETS = json.loads((DATA / "nets.json").read_text())
+
+
+def make_weight(key: str, shape: Sequence[int], kind: str, factor: float = 1.0) -> np.ndarray:
+    """Makes an array of weights. Its key in PyTorch is the seed."""
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+    match kind:
+        case "conv_weight" | "linear_weight":
+            value = rng.standard_normal(shape) * (0.8 * math.sqrt(2 / math.prod(shape[1:])))
+        case "bias":
+            value = rng.standard_normal(shape) * 0.05
+        case "norm_weight":
+            value = 1 + 0.1 * rng.standard_normal(shape)
+        case "norm_bias" | "running_mean":
+            value = 0.1 * rng.standard_normal(shape)
+        case "running_var":
+            value = 1 + 0.2 * rng.random(shape)
+        case _:
+            raise ValueError(kind)
+    return (value * factor).astype(np.float32)
+
+
+def make_state(name: str) -> dict[str, np.ndarray]:
+    """Makes the weights of a reference by torchvision's keys."""
+    return {entry[0]: make_weight(*entry) for entry in NETS[name]["keys"]}
+
+
+@functools.cache
+def make_net(name: str) -> detection.RCNN:
+    """Makes the detector of a reference. In training it draws every anchor and region."""
+    config = NETS[name]["config"]
+    settings = detection.Settings(
+        anchor_samples=20_000, roi_samples=460, roi_positives=0.1, proposal_min_size=1e-3
+    )
+    model = nnx.eval_shape(
+        lambda: detection.create(
+            config["backbone"],
+            num_classes=config["num_classes"],
+            norm=config["norm"],
+            box_head=config["head"],
+            masks=config["masks"],
+            fpn_channels=config["fpn"],
+            fc_units=config["fc"],
+            anchor_scale=config["anchor_scale"],
+            pre_nms=config["pre_nms"],
+            post_nms=config["post_nms"],
+            detections=config["detections"],
+            settings=settings,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    pretrained.load_torch_state(model, make_state(name))
+    return model
+
+
+def make_images(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Makes the images (B, H, W, 3) of a reference, padded with zeros, and their sizes (B, 2)."""
+    net = NETS[name]
+    shapes = np.asarray(net["image_shapes"])[:, 1:]
+    images = np.zeros((len(shapes), *shapes.max(0), 3), np.float32)
+    for image, seed, shape in zip(images, net["image_names"], net["image_shapes"], strict=True):
+        image[: shape[1], : shape[2]] = make_input(seed, tuple(shape)).transpose(1, 2, 0)
+    return images, shapes
+
+
+def to_nhwc(x: Any) -> np.ndarray:
+    return np.moveaxis(np.asarray(x), 1, -1)

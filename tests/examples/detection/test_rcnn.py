@@ -1,0 +1,328 @@
+"""Whole detectors against torchvision's, stage by stage, in evaluation and in training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import optax_gc
+from examples import detection
+from examples.detection import Settings, pretrained
+from examples.detection.backbone import Frozen
+from examples.detection.box_head import Rois
+from examples.detection.rcnn import BOX_POOL
+from tests.examples.detection.nets import NETS, make_images, make_net, to_nhwc
+from tests.examples.detection.references import load_arrays
+
+NAMES = ("maskrcnn_r18", "fasterrcnn_r18_4conv1fc")
+close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def make_batch(name):
+    """Makes the batch on which torchvision computed the losses of a reference."""
+    images, sizes = make_images(name)
+    arrays = load_arrays(name)
+    targets = []
+    for i in range(len(images)):
+        target = {k: arrays[f"target/{k}_{i}"] for k in ("boxes", "labels")}
+        if NETS[name]["config"]["masks"]:
+            masks = np.unpackbits(arrays[f"target/masks_{i}"], axis=-1).astype(np.float32)
+            # torchvision's mask ends with the image. Beside the last pixel, its own value counts.
+            rows, columns = np.subtract(images.shape[1:3], masks.shape[1:])
+            target["masks"] = np.pad(masks, [(0, 0), (0, rows), (0, columns)], mode="edge")
+        targets.append(target)
+    return {"image": images, "size": sizes, **detection.stack_targets(targets, 6)}
+
+
+@functools.cache
+def evaluate(name):
+    """Computes every stage of a reference in evaluation."""
+
+    @nnx.jit
+    def run(model, images, sizes):
+        pyramid = model.pyramid(images)
+        anchors = model.anchors(images.shape[1:3], pyramid)
+        logits, codes = model.rpn(pyramid)
+        proposals = model.proposals(logits, codes, anchors, sizes, training=False)
+        pooled = model.pool(pyramid, proposals.boxes, BOX_POOL)
+        features = model.box_head(pooled)
+        return {
+            "pyramid": pyramid,
+            "rpn": (logits, codes),
+            "proposals": proposals,
+            "pooled": pooled,
+            "features": features,
+            "predicted": model.box_predictor(features),
+            "detections": model.detect(images, sizes),
+        }
+
+    return jax.tree.map(np.asarray, run(make_net(name), *make_images(name)))
+
+
+def test_features_equal_torchvisions(name):
+    expected, found = load_arrays(name), evaluate(name)
+    start = 0
+    for level, x in zip(("p2", "p3", "p4", "p5", "p6"), found["pyramid"], strict=True):
+        close(x, to_nhwc(expected[f"eval/{level}"]))
+        logits = to_nhwc(expected[f"eval/rpn_logits_{level}"]).reshape(2, -1)
+        codes = to_nhwc(expected[f"eval/rpn_deltas_{level}"]).reshape(2, -1, 4)
+        stop = start + logits.shape[1]
+        close(found["rpn"][0][:, start:stop], logits)
+        close(found["rpn"][1][:, start:stop], codes)
+        start = stop
+    assert start == found["rpn"][0].shape[1]
+
+
+def test_proposals_and_box_head_equal_torchvisions(name):
+    expected, found = load_arrays(name), evaluate(name)
+    for i in range(2):
+        boxes = expected[f"eval/proposals_{i}"]
+        assert found["proposals"].valid[i].sum() == len(boxes)
+        np.testing.assert_allclose(found["proposals"].boxes[i], boxes, atol=1e-2)
+        close(found["proposals"].scores[i], expected[f"eval/proposal_scores_{i}"])
+    logits, codes = found["predicted"]
+    close(found["pooled"].mean((2, 3)).reshape(120, -1), expected["eval/box_pooled_mean"])
+    close(found["features"].reshape(120, -1), expected["eval/box_features"])
+    close(logits.reshape(120, -1), expected["eval/class_logits"])
+    close(codes.reshape(120, -1), expected["eval/box_deltas"])
+
+
+def test_detections_equal_torchvisions(name):
+    expected, found = load_arrays(name), evaluate(name)["detections"]
+    _, sizes = make_images(name)
+    for i in range(2):
+        number = len(expected[f"eval/det_labels_{i}"])
+        assert found.valid[i].sum() == number
+        np.testing.assert_array_equal(found.labels[i, :number], expected[f"eval/det_labels_{i}"])
+        np.testing.assert_allclose(
+            found.boxes[i, :number], expected[f"eval/det_boxes_{i}"], atol=1e-2
+        )
+        close(found.scores[i, :number], expected[f"eval/det_scores_{i}"])
+        if NETS[name]["config"]["masks"]:
+            close(found.masks[i, :number], expected[f"eval/det_masks28_{i}"])
+            size = tuple(sizes[i].tolist())
+            pasted = detection.paste_masks(found.masks[i], found.boxes[i], size) > 0.5
+            packed = expected[f"eval/det_pasted_{i}"]
+            np.testing.assert_array_equal(np.packbits(pasted[:number], axis=-1), packed)
+
+
+@functools.cache
+def train(name):
+    """Computes the losses of a reference, and the anchors and regions that they see."""
+
+    @nnx.jit
+    def run(model, batch, key):
+        pyramid = model.pyramid(batch["image"])
+        anchors = model.anchors(batch["image"].shape[1:3], pyramid)
+        logits, codes = model.rpn(pyramid)
+        proposals = model.proposals(logits, codes, anchors, batch["size"], training=True)
+        drawn, rois = model.draw(key, np.concatenate(anchors), proposals, batch)
+        return *model.losses(batch, key), drawn, rois
+
+    return jax.tree.map(np.asarray, run(make_net(name), make_batch(name), jax.random.key(0)))
+
+
+def test_losses_equal_torchvisions(name):
+    expected = load_arrays(name)
+    loss, parts, _, _ = train(name)
+    assert {f"train/loss/{part}" for part in parts} == {
+        key for key in expected if key.startswith("train/loss/")
+    }
+    for part, value in parts.items():
+        np.testing.assert_allclose(value, expected[f"train/loss/{part}"], rtol=1e-5)
+    np.testing.assert_allclose(loss, sum(parts.values()), rtol=1e-6)
+
+
+def test_draws_and_targets_equal_torchvisions(name):
+    expected = load_arrays(name)
+    _, _, anchors, rois = train(name)
+    np.testing.assert_array_equal(anchors.labels, expected["train/rpn_labels"])
+    for i in range(2):
+        labels = expected[f"train/roi_labels_{i}"]
+        # Here the regions of objects are in front.
+        order = np.argsort(labels == 0, stable=True)
+        assert rois.valid[i].tolist() == [place < len(order) for place in range(460)]
+        found = Rois(*(x[i, : len(order)] for x in rois))
+        np.testing.assert_array_equal(found.labels, labels[order])
+        boxes = expected[f"train/train_proposals_{i}"][order]
+        np.testing.assert_allclose(found.boxes, boxes, atol=1e-2)
+        if len(expected[f"target/labels_{i}"]):
+            np.testing.assert_array_equal(found.matched, expected[f"train/roi_matched_{i}"][order])
+            close(found.targets, expected[f"train/roi_targets_{i}"][order], atol=1e-3)
+        assert np.isfinite(found.targets).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_equal_torchvisions_in_float64(name):
+    expected = load_arrays(name)
+    model = nnx.clone(make_net(name))
+    state = jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(model))
+    nnx.update(model, state)
+    batch = {
+        k: jnp.asarray(x, jnp.float64) if x.dtype == np.float32 else jnp.asarray(x)
+        for k, x in make_batch(name).items()
+    }
+    (_, parts), gradient = nnx.jit(
+        nnx.value_and_grad(lambda m, b, k: m.losses(b, k), has_aux=True)
+    )(model, batch, jax.random.key(0))
+    for part, value in parts.items():
+        np.testing.assert_allclose(value, expected[f"train/loss/{part}"], rtol=1e-6)
+    places = pretrained.find_detector_places(model)
+    gradient = dict(nnx.to_flat_state(gradient))
+    for key, norm in zip(NETS[name]["params"], expected["train/grad_l2"], strict=True):
+        found = np.linalg.norm(np.asarray(gradient[places[key].path]).ravel())
+        np.testing.assert_allclose(found, norm, rtol=1e-6, err_msg=key)
+    for key in expected:
+        if key.startswith("train/grad/"):
+            place = places[key.removeprefix("train/grad/")]
+            np.testing.assert_allclose(
+                gradient[place.path][...], place.to_flax(expected[key]), rtol=1e-4, atol=1e-6
+            )
+
+
+tiny = functools.partial(
+    detection.create,
+    "resnet18",
+    num_classes=3,
+    masks=True,
+    fpn_channels=8,
+    fc_units=16,
+    width=8,
+    anchor_scale=2,
+    pre_nms=(40, 20),
+    post_nms=(20, 10),
+    detections=5,
+    settings=Settings(anchor_samples=16, roi_samples=8),
+)
+
+
+@functools.cache
+def make_tiny():
+    return nnx.jit(lambda: tiny(rngs=nnx.Rngs(0)))()
+
+
+@functools.cache
+def make_tiny_step():
+    """Makes the compiled losses and gradients of the tiny detector, and counts its traces."""
+    traces = []
+
+    @nnx.jit
+    def step(model, batch, key):
+        traces.append(1)
+        return nnx.value_and_grad(lambda m: m.losses(batch, key), has_aux=True)(model)
+
+    return step, traces
+
+
+def make_tiny_batch(boxes, valid):
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.standard_normal((2, 64, 64, 3)).astype(np.float32),
+        "size": np.array([[64, 64], [50, 40]]),
+        "boxes": np.asarray(boxes, np.float32),
+        "labels": np.ones((2, 3), np.int32),
+        "valid": np.asarray(valid),
+        "masks": np.ones((2, 3, 64, 64), np.float32),
+    }
+
+
+GOOD = [[10, 10, 30, 34], [5, 20, 25, 38], [30, 2, 39, 12]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "valid"),
+    [
+        ([GOOD, GOOD], [[True] * 3, [True, False, False]]),
+        # No object in one image, and none at all.
+        ([GOOD, GOOD], [[True] * 3, [False] * 3]),
+        ([GOOD, GOOD], [[False] * 3] * 2),
+        # Padding that holds anything.
+        ([[[np.nan] * 4] * 3, [[np.inf] * 4] * 3], [[False] * 3] * 2),
+        # Boxes without area, turned around, off the image, and larger than it.
+        ([[[9, 9, 9, 30], [30, 30, 9, 9], [5, 5, 5, 5]]] * 2, [[True] * 3] * 2),
+        ([[[900, 900, 950, 950], [-80, -80, -60, -60], [-9, -9, 99, 99]]] * 2, [[True] * 3] * 2),
+        # Smaller than a pixel.
+        ([[[9, 9, 9.01, 9.01], *GOOD[:2]]] * 2, [[True] * 3] * 2),
+    ],
+)
+def test_losses_and_gradients_are_finite_for_any_objects(boxes, valid):
+    step, traces = make_tiny_step()
+    (loss, parts), gradient = step(make_tiny(), make_tiny_batch(boxes, valid), jax.random.key(0))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(x) for x in parts.values())
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert parts["loss_objectness"] > 0
+    assert len(traces) == 1
+
+
+def test_objects_without_area_are_no_objects():
+    step, _ = make_tiny_step()
+    without = make_tiny_batch([GOOD] * 2, [[True, False, False]] * 2)
+    degenerate = make_tiny_batch([GOOD] * 2, [[True] * 3] * 2)
+    degenerate["boxes"][:, 1:] = [20, 20, 20, 40]
+    (a, _), _ = step(make_tiny(), without, jax.random.key(0))
+    (b, _), _ = step(make_tiny(), degenerate, jax.random.key(0))
+    assert a == b
+
+
+def test_draw_of_an_image_does_not_depend_on_the_rest_of_the_batch():
+    step, _ = make_tiny_step()
+    batch = make_tiny_batch([GOOD] * 2, [[True] * 3] * 2)
+    (_, a), _ = step(make_tiny(), batch, jax.random.key(0))
+    (_, b), _ = step(make_tiny(), batch, jax.random.key(1))
+    assert a["loss_objectness"] != b["loss_objectness"]
+
+
+def test_batch_with_no_place_for_objects_trains():
+    batch = make_tiny_batch([GOOD] * 2, [[False] * 3] * 2)
+    batch = {
+        k: x[:, :0] if k in ("boxes", "labels", "valid", "masks") else x for k, x in batch.items()
+    }
+    _, parts = nnx.eval_shape(lambda m, b, k: m.losses(b, k), make_tiny(), batch, jax.random.key(0))
+    assert len(parts) == 5
+
+
+def test_masks_are_needed_by_a_detector_with_masks():
+    batch = make_tiny_batch([GOOD] * 2, [[True] * 3] * 2)
+    del batch["masks"]
+    with pytest.raises(ValueError, match='its batches need "masks"'):
+        make_tiny().losses(batch, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": "gn", "weight_standardization": True, "box_head": "4conv1fc"}]
+)
+def test_gc_finds_every_kernel(options):
+    model = nnx.eval_shape(lambda: tiny(**options, rngs=nnx.Rngs(0)))
+    params = nnx.state(model, nnx.Param)
+    axes = dict(nnx.to_flat_state(optax_gc.nnx_kernel_axes(model)(params)))
+    expected = {
+        path: {2: (0,), 4: (0, 1, 2)}.get(len(x.shape)) for path, x in nnx.to_flat_state(params)
+    }
+    assert {path: getattr(x, "value", x) for path, x in axes.items()} == expected
+    assert ("mask_head", "conv5_mask", "kernel") in expected
+
+
+def test_frozen_parameters_get_no_gradient_and_never_change():
+    model = nnx.clone(make_tiny())
+    detection.freeze(model.backbone)
+    before = jax.tree.map(np.array, nnx.state(model, Frozen))
+    assert len(jax.tree.leaves(before)) == 3 + 12
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    tx = optax_gc.sgd(
+        0.1, weight_decay=1e-4, gc=optax_gc.centralize(optax_gc.nnx_kernel_axes(model))
+    )
+    assert not any(path[:2] == ("backbone", "conv1") for path, _ in nnx.to_flat_state(params))
+    gradient = jax.tree.map(jnp.ones_like, params)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    nnx.update(model, optax.apply_updates(params, updates), rest)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model, Frozen), before)

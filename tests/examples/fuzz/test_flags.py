@@ -1,0 +1,82 @@
+"""Any text for any flag is the command, or one error that is no traceback."""
+
+import contextlib
+import dataclasses
+import io
+import sys
+from unittest import mock
+
+import hypothesis
+import hypothesis.strategies as st
+
+from examples import train_classifier
+from examples.classification.config import Config
+from examples.classification.presets import PRESETS
+from examples.training.command import parse_command
+from examples.training.errors import SettingError
+from examples.training.options import Options
+from tests.examples.fuzz.mutations import check_message, limits, search
+
+FLAGS = [
+    "--" + field.name.replace("_", "-")
+    for owner in (Config, Options)
+    for field in dataclasses.fields(owner)
+]
+# An argument of a program holds no zero byte. Bytes that are no UTF-8 arrive as surrogates.
+TEXTS = st.one_of(
+    st.text(st.characters(blacklist_characters="\0"), max_size=8),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(["None", "nan", "inf", "-1", "0", "1e400", "True", "sgd", "step", "9" * 5000]),
+)
+
+
+def parse(*arguments):
+    runs = {
+        name: (title, train_classifier.Command(config, run=name))
+        for name, (title, config) in PRESETS.items()
+    }
+    with mock.patch.object(sys, "argv", ["program", *arguments]):
+        return parse_command(runs, program="program", description="")
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from(FLAGS), st.lists(TEXTS, max_size=3)), max_size=3)
+)
+@search(percent=150)
+def test_any_text_for_any_flag_is_a_command_or_one_error(chosen):
+    arguments = [word for flag, texts in chosen for word in (flag, *texts)]
+    shown = io.StringIO()
+    message = code = command = None
+    try:
+        with limits(), contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+            command = parse("digits", *arguments)
+    except SettingError as error:
+        message = check_message(error)
+    except SystemExit as error:  # tyro explained it, or showed the help
+        code = error.code
+    if command is not None:
+        assert command.run == "digits"
+        # What was accepted is within the bounds that a second construction checks.
+        assert dataclasses.replace(command.config) == command.config
+    elif message is not None:
+        assert "--" in message
+    else:
+        assert code in (0, 2)
+        assert "dummy" not in shown.getvalue()
+
+
+@hypothesis.given(st.lists(TEXTS, max_size=2))
+@search(percent=50)
+def test_any_text_for_the_run_is_a_run_or_one_error(arguments):
+    hypothesis.assume(not arguments or arguments[0] not in ("-h", "--help"))
+    message, code = "digits", 2
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert parse(*arguments).run in PRESETS
+    except SettingError as error:
+        message = check_message(error)
+    except SystemExit as error:
+        code = error.code
+    assert "digits" in message
+    assert code == 2
