@@ -13,7 +13,8 @@ from examples.experiments.sweep.inference import Verdict, adjust, equivalence, j
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import IMAGES, STEPS, TASKS, Task, tasks_of
 
-NORMS = ("one group", "batch")
+# The normalizations of E2, with the titles of their tables and panels.
+NORM_TITLES = {"one group": "Group normalization in one group", "batch": "Batch normalization"}
 
 
 class Compared(NamedTuple):
@@ -104,7 +105,7 @@ def write_images_and_steps(cells: list[Compared]) -> str:
     sections = [
         f"## Images or steps (E2)\n\n{len(cells)} of {len(tasks_of('e2'))} cells are complete."
     ]
-    for norm in NORMS:
+    for norm, title in NORM_TITLES.items():
         chosen = [cell for cell in cells if cell.task.norm == norm]
         at = {images_and_steps(cell.task): cell.difference for cell in chosen}
         rows = [
@@ -115,8 +116,7 @@ def write_images_and_steps(cells: list[Compared]) -> str:
         ]
         header = "| images | " + " | ".join(f"{steps} steps" for steps in STEPS) + " |"
         lines = [header, "|" + " --- |" * (len(STEPS) + 1), *rows]
-        name = {"one group": "Group normalization in one group", "batch": "Batch normalization"}
-        sections.append(f"{name[norm]}:\n\n" + "\n".join(lines))
+        sections.append(f"{title}:\n\n" + "\n".join(lines))
         if len(chosen) == len(IMAGES) * len(STEPS):
             images, steps = fit_slopes(chosen)
             sections.append(

@@ -1,9 +1,9 @@
-"""Prints the tables of the sweep, and draws its picture.
+"""Prints the tables of the sweep, and draws its pictures.
 
     python -m examples.experiments.sweep.report
 
-The tables are also written to examples/experiments/results/sweep/report.md, and the picture to
-sweep.png beside it. Only tasks of which all runs are complete are in them.
+The tables are also written to examples/experiments/results/sweep/report.md, and the pictures to
+sweep.png (E1) and images.png (E2) beside it. Only tasks of which all runs are complete are in them.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ from examples.training.files import write_whole
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Prints the tables of the sweep, and draws its picture."""
+    """Prints the tables of the sweep, and draws its pictures."""
 
     results: Path = RESULTS / "sweep"
-    """The folder of the results, to which the tables and the picture are written."""
+    """The folder of the results, to which the tables and the pictures are written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +310,7 @@ def main() -> None:
         Arguments, prog="python -m examples.experiments.sweep.report", description=__doc__
     )
     from examples.experiments.sweep.figure import draw
+    from examples.experiments.sweep.images_figure import draw_images_and_steps
 
     try:
         findings = find_all(arguments.results)
@@ -317,6 +318,8 @@ def main() -> None:
         write_whole(arguments.results / "report.md", report)
         if findings:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
+        if cells := compare_images_and_steps(arguments.results):
+            draw_images_and_steps(cells).savefig(arguments.results / "images.png", dpi=130)
     except (UserError, OSError) as error:
         sys.exit(f"stopped: {error}")
     print(report, end="")

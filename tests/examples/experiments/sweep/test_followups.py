@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from examples.experiments.sweep import followups
+from examples.experiments.sweep.images_figure import draw_images_and_steps
 from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.tasks import IMAGES, SEEDS, STEPS, TASKS, tasks_of
@@ -53,7 +54,10 @@ def cells(tmp_path_factory):
 def test_every_cell_has_its_own_images_and_steps():
     cells = [(task.norm, *followups.images_and_steps(task)) for task in tasks_of("e2")]
     assert sorted(cells) == sorted(
-        (norm, images, steps) for norm in followups.NORMS for images in IMAGES for steps in STEPS
+        (norm, images, steps)
+        for norm in followups.NORM_TITLES
+        for images in IMAGES
+        for steps in STEPS
     )
     with pytest.raises(ValueError, match="mlp-letter is not a task of E2"):
         followups.images_and_steps(TASKS["mlp-letter"])
@@ -75,6 +79,22 @@ def test_the_table_of_e2_shows_each_cell_once_and_says_what_is_missing(cells):
     assert text.count(f"{cell.difference.mean:+.2f} ± {cell.difference.half_width:.2f}") >= 1
     assert text.count("Ten times the images") == 1
     assert followups.write_images_and_steps([]) == ""
+
+
+def test_the_picture_of_e2_has_a_line_for_each_number_of_steps(cells):
+    one_group, batch = draw_images_and_steps(cells).axes
+    assert [len(panel.containers) for panel in (one_group, batch)] == [len(STEPS)] * 2
+    for container, steps in zip(batch.containers, STEPS, strict=True):
+        drawn = np.asarray(container[0].get_ydata(), np.float64)
+        expected = [
+            cell.difference.mean
+            for images in IMAGES
+            for cell in cells
+            if followups.images_and_steps(cell.task) == (images, steps)
+        ]
+        assert drawn.tolist() == expected
+    # No cell of the other normalization is complete.
+    assert all(len(container[0].get_xdata()) == 0 for container in one_group.containers)
 
 
 def test_both_places_of_gc_are_compared_with_none(tmp_path):
