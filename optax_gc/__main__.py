@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_gc import _FRAMEWORKS
+from optax_gc._axes import kernel_axes
 from optax_gc._tabulate import tabulate
 
 
@@ -38,12 +39,17 @@ def main(arguments: list[str] | None = None) -> None:
         help="the shape of an input such as 1,224,224,3, or 1,128:int32 with another dtype than "
         "float32. Linen and Haiku models need it. Repeat it for several inputs",
     )
+    parser.add_argument(
+        "--by-shape",
+        action="store_true",
+        help="find the axes from names and shapes, as centralize() does, and not from the layers",
+    )
     options = parser.parse_args(arguments)
     try:
         params, axes = _inspect(_import(options.model), options.input)
     except (_UsageError, ImportError) as error:
         parser.error(str(error))
-    print(tabulate(params, axes))
+    print(tabulate(params, kernel_axes if options.by_shape else axes))
 
 
 class _UsageError(Exception):

@@ -98,7 +98,7 @@ def compile_update(
     with jax.set_mesh(mesh):
         carry = (params, layouts.shard_state(jax.eval_shape(tx.init, params), params))
         compiled = jax.jit(step, donate_argnums=0).lower(carry, params).compile()
-    return compiled, carry, hlo.parse(compiled.as_text())
+    return compiled, carry, hlo.parse(str(compiled.as_text()))
 
 
 def temporaries(compiled) -> int:
@@ -163,7 +163,7 @@ def test_gc_adds_one_kernel_for_each_kernel_and_for_each_split_reduction(card):
 def reduces_and_subtracts(card, transform) -> list[hlo.Instruction]:
     params = shard(PARAMS, "inputs", make_mesh(card, AxisType.Auto), jnp.bfloat16)
     update = jax.jit(lambda grads: transform.update(grads, transform.init(grads))[0])
-    program = hlo.parse(update.lower(params).compile().as_text())
+    program = hlo.parse(str(update.lower(params).compile().as_text()))
     return [it for it in program if it.opcode in ("reduce", "subtract")]
 
 

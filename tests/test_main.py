@@ -56,6 +56,8 @@ def _here(tmp_path, monkeypatch):
         (["embedded", "--input", "2,5:int32"], "left alone, embedding: 1 leaf, 36 weights"),
         (["equinox"], "layers/1/weight  100000x100000  1     100,000  100,000"),
         (["haiku", "--input", "2,7"], "linear/w  7x5    0          7        5"),
+        (["haiku", "--input", "2,7", "--by-shape"], "linear/w  7x5    0          7        5"),
+        (["equinox", "--by-shape"], "layers/1/weight  100000x100000  0     100,000  100,000"),
         (["stateful", "--input", "2,7"], "linear/w  7x5    0          7        5"),
     ],
 )

@@ -134,7 +134,8 @@ def step_spec(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False)
 
     Raises:
       SettingError: a batch that does not divide among the devices, or that is larger than the data
-        set, or a learning rate of the last layer without pretrained weights.
+        set, a learning rate of the last layer without pretrained weights, or a net without this
+        stem.
     """
     config.require(
         not config.batch_size % mesh.size,
@@ -159,6 +160,11 @@ def step_spec(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False)
         config.warmup_steps < config.epochs * steps_per_epoch,
         "warmup_steps",
         f"the run has only {config.epochs * steps_per_epoch} steps",
+    )
+    config.require(
+        config.stem in models.forms(config.model),
+        "stem",
+        f"{config.model} has only the form {' and '.join(models.forms(config.model))}",
     )
     head = None if config.head_learning_rate is None else HEAD
     return StepSpec(

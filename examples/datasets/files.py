@@ -94,6 +94,10 @@ def expect(path: str | os.PathLike[str], what: str) -> Iterator[None]:
       what: what the file should hold.
     """
     try:
+        # Opening a pipe would wait for a writer for ever.
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise DatasetError(f"{path}: expected {what}, found something that is not a file")
         yield
     except DatasetError:
         raise
@@ -133,22 +137,18 @@ def decode(path: str) -> np.ndarray:
       DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, holds
         more than 8 bits a channel, or has more than 2**26 pixels.
     """
-    with expect(path, "an image"):
-        # Opening a pipe would wait for a writer for ever.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DatasetError(f"{path}: expected an image, found something that is not a file")
-        with Image.open(path) as image:
-            if image.mode not in _EIGHT_BIT_MODES:
-                raise DatasetError(
-                    f"{path}: the image has the mode {image.mode}, which holds more than 8 bits a "
-                    "channel; convert it to 8 bits first"
-                )
-            if image.width * image.height > _MOST_PIXELS:
-                raise DatasetError(
-                    f"{path}: the image has {image.width} x {image.height} pixels, which is more than "
-                    f"{_MOST_PIXELS:,}; make it smaller or remove it from the data set"
-                )
-            return np.asarray(image.convert("RGB"))
+    with expect(path, "an image"), Image.open(path) as image:
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise DatasetError(
+                f"{path}: the image has the mode {image.mode}, which holds more than 8 bits a "
+                "channel; convert it to 8 bits first"
+            )
+        if image.width * image.height > _MOST_PIXELS:
+            raise DatasetError(
+                f"{path}: the image has {image.width} x {image.height} pixels, which is more than "
+                f"{_MOST_PIXELS:,}; make it smaller or remove it from the data set"
+            )
+        return np.asarray(image.convert("RGB"))
 
 
 def check_images(root: Path, names: Iterable[str]) -> None:

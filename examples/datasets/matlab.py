@@ -31,7 +31,6 @@ def read_mat(path: Path, variable: str, what: str) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, "scipy.io"])
     with expect(path, what):
-        path.stat()
         receiver, sender = context.Pipe(duplex=False)
         reader = context.Process(target=_read, args=(path, variable, sender), daemon=True)
         reader.start()

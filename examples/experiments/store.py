@@ -127,6 +127,8 @@ def _parse(line: bytes, config_type: type[Any]) -> tuple[Any, Record]:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise TypeError(f"it is a {type(record).__name__} and not an object")
+    if not isinstance(record["config"], dict):
+        raise TypeError(f"config is {record['config']!r} and not an object")
     # JSON has no tuples. A setting that is newer than the result has its default.
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

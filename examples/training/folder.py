@@ -52,6 +52,8 @@ def _claim(folder: Path, settings: Settings) -> None:
             write_whole(path, json.dumps(now, indent=1))
         return
     try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
         old = json.loads(path.read_text())
         if not isinstance(old, dict):
             raise TypeError(f"it holds {type(old).__name__} and not the settings by name")

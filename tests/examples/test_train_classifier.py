@@ -401,6 +401,7 @@ def test_a_bug_in_a_net_keeps_its_traceback(monkeypatch, tmp_path):
         ((*SMALL, "--pad", 4000), "the images need .* GiB of memory"),
         ((*SMALL, "--width", 10**9), "--width 1000000000: the weights .* GiB of memory"),
         ((*SMALL, "--model", "vgg11", "--pool", 2), "too small for this net"),
+        ((*SMALL, "--stem", "imagenet"), "--stem imagenet: resnet8 has only the form cifar"),
         ((*SMALL, "--epochs", 10**9), "--epochs 1000000000: .* fewer than 2"),
     ],
 )

@@ -128,7 +128,9 @@ def run(config: Config, console: Console) -> list[update.Record]:
         bar = progress.add_task("", total=len(plans))
         for plan, arms in plans:
             progress.update(bar, description=" ".join(map(str, plan.case)))
-            for record in update.compile_arms(plan, arms).values():
+            transforms = update.make_arms(plan.tree)
+            missing = {arm: transforms[arm] for arm in arms}
+            for record in update.compile_arms(plan, missing).values():
                 record["versions"] = find_versions(plan.case.card)
                 records.append(record)
                 file.write(json.dumps(record) + "\n")

@@ -50,12 +50,12 @@ def create(name: str, layers: int | None = None) -> Tree:
     size = SIZES[name]
     if layers is not None:
         size = size._replace(layers=layers)
-    params, axes = _create_trees(size)
+    params, axes = create_trees(size)
     return Tree(name, params, axes, centralize(axes))
 
 
-def _create_trees(size: Size) -> tuple[Any, Any]:
-    """Parameters and the input axes of each. The axes of layers and experts are never averaged."""
+def create_trees(size: Size) -> tuple[Any, Any]:
+    """Returns parameters as shapes, and the input axes of each. Axes of layers and experts are none."""
     stack = (size.layers, size.experts) if size.experts else (size.layers,)
 
     def kernel(*shape, inputs=1, stack=(size.layers,)):
@@ -128,7 +128,7 @@ def _rotate(x):
     """Rotary position embedding: halves of a head are turned by an angle that grows with position."""
     half = x.shape[-1] // 2
     rates = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = (jnp.arange(x.shape[1], dtype=jnp.float32)[:, None] * rates)[:, None, :]
+    angles = jnp.outer(jnp.arange(x.shape[1], dtype=jnp.float32), rates)[None, :, None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
@@ -137,7 +137,7 @@ def _rotate(x):
 def _normalize(x, norm):
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-5)
-    return wide.astype(x.dtype) * norm["scale"]
+    return wide.astype(x.dtype) * norm["scale"][None, None]
 
 
 def _shape(*shape: int) -> jax.ShapeDtypeStruct:

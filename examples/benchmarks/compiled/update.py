@@ -116,9 +116,11 @@ def lower_update(
 
 
 def compile_arms(
-    plan: Plan, arms: tuple[str, ...], options: dict[str, Any] | None = None
+    plan: Plan,
+    arms: dict[str, optax.GradientTransformation],
+    options: dict[str, Any] | None = None,
 ) -> dict[str, Record]:
-    """Compiles the update step of each arm and returns a record of each.
+    """Compiles the update step of each arm, given by what stands before the optimizer.
 
     An arm whose StableHLO is that of an arm before it is not compiled again. Where the compiler
     refuses a program, for lack of memory on a chip, the record says so.
@@ -127,11 +129,10 @@ def compile_arms(
     devices = targets.describe_devices(targets.find_card(case.card), case.chips)
     params = layouts.shard(plan.tree, plan.grid, plan.specs, devices)
     base = create_optimizer(case.optimizer, plan.tree)
-    transforms = make_arms(plan.tree)
     programs: dict[str, measure.Program] = {}
     records = {}
-    for arm in arms:
-        tx = optax.chain(transforms[arm], base)
+    for arm, transform in arms.items():
+        tx = optax.chain(transform, base)
         step, carry, shardings = lower_update(tx, params)
         record = _describe(plan) | {"arm": arm}
         try:

@@ -76,10 +76,13 @@ def random_directions(params: Any, axes: Any, key: jax.Array) -> list[jax.Array 
 
 
 def share_removed(updates: Any, axes: Any) -> jax.Array:
-    """Returns the share of the squared norm of all gradients that GC removes, a scalar."""
+    """Returns the share of the squared norm of all gradients that GC removes, a scalar.
+
+    It is 0 for a gradient of 0.
+    """
     centralized, _ = optax_gc.centralize(axes).update(updates, optax.EmptyState())
     before, after = (optax.tree.norm(tree, squared=True) for tree in (updates, centralized))
-    return 1 - after / before
+    return jnp.where(before > 0, 1 - after / jnp.where(before > 0, before, 1), 0)
 
 
 def _scale_to_centralized(gradient: jax.Array, over: tuple[int, ...]) -> jax.Array:

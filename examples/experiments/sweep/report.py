@@ -1,9 +1,9 @@
-"""Prints the tables of the sweep, and draws its picture.
+"""Prints the tables of the sweep, and draws its pictures.
 
     python -m examples.experiments.sweep.report
 
-The tables are also written to examples/experiments/results/sweep/report.md, and the picture to
-sweep.png beside it. Only tasks of which all runs are complete are in them.
+The tables are also written to examples/experiments/results/sweep/report.md, and the pictures to
+sweep.png (E1) and images.png (E2) beside it. Only tasks of which all runs are complete are in them.
 """
 
 import dataclasses
@@ -16,6 +16,12 @@ import tyro
 from examples.experiments.store import RESULTS
 from examples.experiments.sweep.arms import CONTROLS, Arm
 from examples.experiments.sweep.effects import TaskEffects, measure_effects
+from examples.experiments.sweep.followups import (
+    compare_images_and_steps,
+    compare_places,
+    write_images_and_steps,
+    write_places,
+)
 from examples.experiments.sweep.inference import (
     Overall,
     Verdict,
@@ -33,10 +39,10 @@ from examples.training.files import write_whole
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Prints the tables of the sweep, and draws its picture."""
+    """Prints the tables of the sweep, and draws its pictures."""
 
     results: Path = RESULTS / "sweep"
-    """The folder of the results, to which the tables and the picture are written."""
+    """The folder of the results, to which the tables and the pictures are written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +96,23 @@ def write_report(findings: list[Finding]) -> str:
         sections += [_primary(findings), _over_tasks(findings), _secondary(findings)]
         sections += [_by_rate(findings), _controls(findings), _law(findings)]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def write_all(folder: Path, findings: list[Finding]) -> str:
+    """Returns the tables of E1, E2 and E5 in Markdown.
+
+    Args:
+      folder: the folder of the results.
+      findings: what `find_all` returns for it.
+
+    Raises:
+      ResultsError: a line of results cannot be right.
+    """
+    more = (
+        write_images_and_steps(compare_images_and_steps(folder)),
+        write_places(compare_places(folder)),
+    )
+    return "\n".join([write_report(findings), *(f"{section}\n" for section in more if section)])
 
 
 def _primary(findings: list[Finding]) -> str:
@@ -287,13 +310,16 @@ def main() -> None:
         Arguments, prog="python -m examples.experiments.sweep.report", description=__doc__
     )
     from examples.experiments.sweep.figure import draw
+    from examples.experiments.sweep.images_figure import draw_images_and_steps
 
     try:
         findings = find_all(arguments.results)
-        report = write_report(findings)
+        report = write_all(arguments.results, findings)
         write_whole(arguments.results / "report.md", report)
         if findings:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
+        if cells := compare_images_and_steps(arguments.results):
+            draw_images_and_steps(cells).savefig(arguments.results / "images.png", dpi=130)
     except (UserError, OSError) as error:
         sys.exit(f"stopped: {error}")
     print(report, end="")

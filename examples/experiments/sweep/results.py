@@ -132,8 +132,8 @@ class TaskResults:
     def grid(self) -> range:
         """Returns the numbers of the rates that the task's arms need, as far as is known yet.
 
-        While the best rate of none or of GC on validation is at an end of the complete grid, the grid is
-        one half-decade longer at that end.
+        While the best rate of none or of GC on validation is at an end of the complete grid, the
+        grid is one half-decade longer at that end.
         """
         grid = self.task.grid
         for _ in range(2 * _EXTENSIONS):

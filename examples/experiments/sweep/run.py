@@ -8,6 +8,7 @@ to examples/experiments/results/sweep/, which `python -m examples.experiments.sw
 """
 
 import dataclasses
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -88,7 +89,8 @@ def make_runs(
 def _seconds_left(results) -> float:
     """Estimates the seconds that a task still takes, from its own runs or from a trial."""
     done = [record["seconds"] for record in results.store.records()]
-    each = sum(done) / len(done) if done else results.task.seconds
+    # The median, because the first runs of an arm include its compilation.
+    each = statistics.median(done) if done else results.task.seconds
     task = results.task
     points = len(task.arms) * len(task.grid) + 2 * len(CONTROLS) * task.controls
     # A grid that is extended has more runs than are expected here.

@@ -173,6 +173,7 @@ SMALL = PRESETS["digits"][1]
         ({"width": 0}, "--width 0: it must be at least 1"),
         ({"train_images": 0}, "--train-images 0: it must be at least 1"),
         ({"validation": -1}, "--validation -1: it must be 0 or more"),
+        ({"pretrained": ""}, "--pretrained : it must name a file or a folder"),
     ],
 )
 def test_a_setting_that_makes_no_sense(changes, message):

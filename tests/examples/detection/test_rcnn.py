@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -308,21 +307,33 @@ def test_gc_finds_every_kernel(options):
     expected = {
         path: {2: (0,), 4: (0, 1, 2)}.get(len(x.shape)) for path, x in nnx.to_flat_state(params)
     }
-    assert {path: getattr(x, "value", x) for path, x in axes.items()} == expected
+    found = {p: x.get_value() if isinstance(x, nnx.Variable) else x for p, x in axes.items()}
+    assert found == expected
     assert ("mask_head", "conv5_mask", "kernel") in expected
 
 
-def test_frozen_parameters_get_no_gradient_and_never_change():
+def test_frozen_parameters_are_not_decayed_and_not_updated():
     model = nnx.clone(make_tiny())
     detection.freeze(model.backbone)
     before = jax.tree.map(np.array, nnx.state(model, Frozen))
+    # The kernel and norm of the stem, and two of each in the two blocks of the first stage.
     assert len(jax.tree.leaves(before)) == 3 + 12
-    _, params, rest = nnx.split(model, nnx.Param, ...)
-    tx = optax_gc.sgd(
-        0.1, weight_decay=1e-4, gc=optax_gc.centralize(optax_gc.nnx_kernel_axes(model))
-    )
-    assert not any(path[:2] == ("backbone", "conv1") for path, _ in nnx.to_flat_state(params))
-    gradient = jax.tree.map(jnp.ones_like, params)
-    updates, _ = tx.update(gradient, tx.init(params), params)
-    nnx.update(model, optax.apply_updates(params, updates), rest)
+    gc = optax_gc.centralize(optax_gc.nnx_kernel_axes(model))
+    optimizer = nnx.Optimizer(model, optax_gc.sgd(0.1, weight_decay=1e-4, gc=gc), wrt=nnx.Param)
+    kernel = np.array(model.backbone.stages[1][0].conv1.kernel[...])
+
+    @nnx.jit
+    def update(model, optimizer):
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+
+    update(model, optimizer)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model, Frozen), before)
+    assert (model.backbone.stages[1][0].conv1.kernel[...] != kernel).any()
+
+
+def test_more_stages_can_be_frozen():
+    model = nnx.eval_shape(lambda: tiny(rngs=nnx.Rngs(0)))
+    detection.freeze(model.backbone, stages=4)
+    assert not jax.tree.leaves(nnx.state(model.backbone, nnx.Param))
+    with pytest.raises(ValueError, match="stages must be from 0 to 4, not 5"):
+        detection.freeze(model.backbone, stages=5)

@@ -51,7 +51,17 @@ def test_a_setting_that_came_later_has_its_default_in_older_results(store):
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", "{}\n", '{"config": {"nonsense": 1}}\n', "[]\n", '{"a": 1}', "\0\n", "3\n"]
+    "damage",
+    [
+        "{",
+        "{}\n",
+        '{"config": {"nonsense": 1}}\n',
+        "[]\n",
+        '{"config": 3}\n',
+        '{"a": 1}',
+        "\0\n",
+        "3\n",
+    ],
 )
 def test_a_damaged_line_is_named(store, damage):
     store.add(CONFIG, {"test_accuracy": 1.5, "seconds": 1.0})

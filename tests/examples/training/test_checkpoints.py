@@ -137,6 +137,7 @@ def other_step(checkpoint):
         lambda checkpoint: (checkpoint / "record/metadata").write_text("{}"),
         lambda checkpoint: (checkpoint / "record/metadata").write_text("[]"),
         lambda checkpoint: (checkpoint / "data/process_0-of-1.json").unlink(),
+        lambda checkpoint: (checkpoint / "state/array_metadatas/process_0").unlink(),
         other_place(-1),
         other_place(5),
         other_place(10**9),

@@ -113,6 +113,10 @@ def test_a_gradient_of_0_is_scaled_to_0_and_not_to_nan(gradient):
         np.testing.assert_array_equal(kernel, 0)
 
 
+def test_nothing_is_removed_from_a_gradient_of_0(gradient):
+    assert float(share_removed(jax.tree.map(jnp.zeros_like, gradient), AXES)) == 0
+
+
 def test_optax_centralize_averages_over_other_axes_than_gc(gradient):
     updates: Any = gradient
     expected, _ = optax.centralize().update(updates, optax.EmptyState())

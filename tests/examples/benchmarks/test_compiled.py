@@ -1,0 +1,288 @@
+"""Compiled update steps: what is read from a program's text, how trees are split, bad input."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from examples.benchmarks import trees
+from examples.benchmarks.compiled import __main__ as program
+from examples.benchmarks.compiled import (
+    forms,
+    hlo,
+    layouts,
+    llama,
+    report,
+    roofline,
+    targets,
+    update,
+)
+from optax_gc import centralize
+
+TEXT = """
+%region (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%fused (p: f32[8,4]) -> f32[4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %zero = f32[] constant(0)
+  ROOT %sum = f32[4]{0} reduce(%p, %zero), dimensions={0}, to_apply=%region
+}
+
+ENTRY %main (w: f32[8,4], g: f32[8,4]) -> f32[8,4] {
+  %w = f32[8,4]{1,0} parameter(0)
+  %g = f32[8,4]{1,0:T(8,128)} parameter(1)
+  %bitcast = f32[32]{0} bitcast(%g)
+  %sum.1 = f32[4]{0} fusion(%g), kind=kInput, calls=%fused
+  %part = ((f32[8,4]{1,0}), f32[4,4]{1,0:S(1)}, s32[]) slice-start(%g), slice={[0:4], [0:4]}
+  %whole = f32[4,4]{1,0:S(1)} slice-done(%part)
+  %all-reduce-start = f32[4]{0} all-reduce-start(%sum.1), replica_groups=GROUPS, to_apply=%region
+  %all-reduce-done = f32[4]{0} all-reduce-done(%all-reduce-start)
+  %copy = f32[8,4]{0,1} copy(%bitcast)
+  ROOT %out = f32[8,4]{1,0} subtract(%w, %copy)
+}
+"""
+MESH = {"fsdp": 4, "model": 2}
+
+
+def test_kernels_fusions_copies_and_reads_are_counted():
+    instructions = hlo.parse(TEXT)
+    assert hlo.count_fusions(instructions) == 1
+    # The fusion, the slice, the all-reduce, the copy and the subtraction.
+    assert hlo.count_kernels(instructions) == 5
+    assert [move.name for move in hlo.find_moves(instructions, 128)] == ["copy"]
+    assert hlo.find_moves(instructions, 129) == []
+    # The gradient is read by the fusion, by the copy through its bitcast, and half of it by the slice.
+    assert hlo.count_reads(instructions, 1) == 2.5
+    # Of both arguments together: the other one is read once.
+    assert hlo.count_reads(instructions, 2) == 1.75
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("{{0,1},{2,3},{4,5},{6,7}}", ("model",)),
+        ("{{0,2,4,6},{1,3,5,7}}", ("fsdp",)),
+        ("{}", ("fsdp", "model")),
+        ("[4,2]<=[8]", ("model",)),
+        ("[2,4]<=[4,2]T(1,0)", ("fsdp",)),
+        ("mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", ("model",)),
+        ("mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_1'}", ("fsdp",)),
+        ("mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", ("fsdp", "model")),
+    ],
+)
+def test_collectives_are_told_by_the_axes_that_they_cross(groups, axes):
+    found = hlo.find_collectives(hlo.parse(TEXT.replace("GROUPS", groups)), MESH)
+    assert found == [hlo.Collective("all-reduce", axes, 1, 16)]
+
+
+def test_groups_in_an_unknown_form_are_an_error():
+    with pytest.raises(ValueError, match="cannot read the groups"):
+        hlo.find_collectives(hlo.parse(TEXT), MESH)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("llama_1g", 1.2358),
+        ("llama_7g", 6.7384),
+        ("llama_70g", 70.5537),
+        ("llama_405g", 405.8534),
+        ("mixtral_47g", 46.7028),
+    ],
+)
+def test_llama_shapes_have_as_many_parameters_as_the_published_models(name, billions):
+    assert round(llama.create(name).parameters / 1e9, 4) == billions
+
+
+def test_llama_shapes_make_a_network_that_trains_and_gc_keeps_layers_apart():
+    """A step in the direction of the centralized gradient lowers the loss; each layer's mean is 0."""
+    size = llama.Size(2, 8, 16, 2, 2, 4, 11)
+    shapes, axes = llama.create_trees(size)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jax.numpy.asarray(0.3 * rng.standard_normal(leaf.shape), "float32"), shapes
+    )
+    params["norm"]["scale"] += 1
+    tokens = jax.numpy.asarray(rng.integers(11, size=(2, 5)), "int32")
+    loss, grads = jax.jit(jax.value_and_grad(llama.compute_loss))(params, tokens)
+    tx = centralize(axes)
+    updates: Any = tx.update(grads, tx.init(params))[0]
+    query = updates["layers"]["query"]["kernel"]
+    assert query.shape == (2, 8, 2, 4)
+    assert abs(query.mean(1)).max() < 1e-6
+    assert abs(query.mean(0)).max() > 1e-4
+    moved = jax.tree.map(lambda w, g: w - 0.05 * g, params, updates)
+    assert jax.jit(llama.compute_loss)(moved, tokens) < loss
+
+
+@pytest.mark.parametrize(
+    ("layout", "query", "down"),
+    [
+        ("replicated", P(None, None, None, None), P(None, None, None)),
+        ("fsdp", P(None, "fsdp", None, None), P(None, "fsdp", None)),
+        ("outputs", P(None, None, None, "model"), P(None, None, "model")),
+        ("inputs", P(None, "model", None, None), P(None, "model", None)),
+        ("both", P(None, "fsdp", None, "model"), P(None, "fsdp", "model")),
+    ],
+)
+def test_layouts_split_inputs_and_outputs_and_never_the_stack(layout, query, down):
+    tree = llama.create("llama_7g")
+    grid, specs = layouts.split(tree, layout, 256)
+    assert math.prod(grid.axes.values()) == 256
+    found = jax.tree.unflatten(jax.tree.structure(tree.params), specs)["layers"]
+    assert found["query"]["kernel"] == query
+    assert found["down"]["kernel"] == down
+
+
+def test_bytes_of_a_chip_are_those_of_its_part():
+    kernel = jax.ShapeDtypeStruct((16, 64), np.float32)
+    tree = trees.Tree("one", {"kernel": kernel}, {"kernel": (0,)}, centralize())
+    grid, specs = layouts.split(tree, "both", 8)
+    assert grid.axes == {"fsdp": 4, "model": 2}
+    assert layouts.count_bytes_per_chip(tree, grid, specs) == 4 * 16 * 64 // 8
+    assert layouts.count_means_bytes_per_chip(tree, grid, specs) == 4 * 64 // 2
+
+
+def test_a_tree_that_the_chips_cannot_share_names_the_leaf_and_the_axis():
+    kernel = jax.ShapeDtypeStruct((1026, 2050), np.float32)
+    tree = trees.Tree(
+        "odd", {"layer": {"kernel": kernel}}, {"layer": {"kernel": (0,)}}, centralize()
+    )
+    expected = (
+        r"the leaf \['layer'\]\['kernel'\] of shape \(1026, 2050\) cannot be split over the 8 chips "
+        r"of mesh axis 'model': 8 does not divide axis 0 of length 1026"
+    )
+    with pytest.raises(ValueError, match=expected):
+        layouts.split(tree, "inputs", 8)
+
+
+def test_the_optimizers_state_is_split_as_the_parameters_are():
+    tree = trees.create("1e5x100")
+    grid, specs = layouts.split(tree, "outputs", 8)
+    params = layouts.shard(tree, grid, specs, jax.devices("cpu")[:8])
+    tx = update.create_optimizer("adamw", tree)
+    state = layouts.shard_state(jax.eval_shape(tx.init, params), params)
+    adam = state[0]
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    assert isinstance(mesh, Mesh)
+    assert jax.tree.map(lambda leaf: leaf.sharding, adam.mu) == jax.tree.map(
+        lambda leaf: leaf.sharding, params
+    )
+    assert adam.count.sharding == NamedSharding(mesh, P())
+
+
+def test_a_case_that_does_not_fit_into_memory_says_how_much_is_needed():
+    case = update.Case("v5e", 8, "llama_70g", "adamw", "fsdp")
+    with pytest.raises(ValueError, match=r"141 GB a chip are needed .* v5e has 16 GB"):
+        update.make_plan(case, {"llama_70g": llama.create("llama_70g")})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cards": ("v9",)}, "--cards v9: unknown; there are v5e, v5p, v6e, h100"),
+        (
+            {"chips": (7,)},
+            r"no topology of 7 chips is known for v5e; there are 1 \(1x1\), 8 \(2x4\)",
+        ),
+        ({"trees": ("resnet5",)}, "--trees resnet5: unknown; there are resnet50, vit_b16"),
+        ({"layouts": ("rows",)}, "--layouts rows: unknown; there are replicated, fsdp"),
+        ({"optimizers": ("lion",)}, "--optimizers lion: unknown; there are sgdm, adamw, muon"),
+        ({"arms": ()}, "--arms needs at least one name; there are none, ours"),
+        ({"out": Path("x.txt")}, r"--out x\.txt: the name must end in \.jsonl"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(settings, message):
+    with pytest.raises(ValueError, match=message):
+        program.Config(**settings)
+
+
+def test_a_machine_without_the_compiler_is_told_what_it_lacks(monkeypatch):
+    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(targets.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
+    missing = targets.find_missing(targets.CARDS["h100"])
+    assert missing == (
+        'the compiler for h100 is not installed: python -m pip install ".[examples,cuda-compiler]"'
+    )
+    monkeypatch.setattr(targets.platform, "machine", lambda: "arm64")
+    assert "for Linux on x86-64 only" in (targets.find_missing(targets.CARDS["v5e"]) or "")
+
+
+def test_a_record_file_with_a_broken_line_names_it_and_a_cut_off_end_is_left_out(tmp_path):
+    path = tmp_path / "compiled.jsonl"
+    path.write_text('{"arm": "none"}\n{"arm": "ou')
+    assert program.read_records(path) == [{"arm": "none"}]
+    path.write_text('{"arm": "none"}\nnot json\n{"arm": "ours"}\n')
+    with pytest.raises(ValueError, match=r"compiled\.jsonl, line 2: not a JSON record"):
+        program.read_records(path)
+
+
+def test_one_chip_has_the_replicated_layout_only():
+    cases = list(program.list_cases(program.Config(cards=("v5e",), trees=("vgg11",))))
+    assert {case.layout for case in cases if case.chips == 1} == {"replicated"}
+    assert {case.layout for case in cases if case.chips == 8} == set(layouts.LAYOUTS)
+
+
+def test_only_what_gc_adds_counts_among_collectives():
+    old = {"kind": "all-gather", "axes": ["fsdp"], "number": 2, "bytes": 10}
+    added = {"kind": "all-reduce", "axes": ["model"], "number": 1, "bytes": 2_500_000}
+    more = old | {"number": 3, "bytes": 15}
+    none = {"collectives": [old]}
+    assert report.describe_collectives(none, {"collectives": [old]}) == "0"
+    assert report.describe_collectives(none, {"collectives": [old, added]}) == "1 (2.5 MB, model)"
+    assert report.describe_collectives(none, {"collectives": [more]}) == "1 (5 B, fsdp)"
+
+
+@pytest.mark.parametrize("name", [name for name, (form, _) in forms.FORMS.items() if form])
+def test_other_forms_of_the_means_are_the_same_function(name):
+    rng = np.random.default_rng(0)
+    shapes = [(3, 3, 4, 8), (3, 3, 4, 8), (36, 5), (1, 1, 36, 8)]
+    arrays = {f"layer{i}": {"kernel": rng.normal(1, 1, shape)} for i, shape in enumerate(shapes)}
+    grads = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, "float32"), arrays)
+    axes = jax.tree.map(lambda leaf: tuple(range(leaf.ndim - 1)), grads)
+    tree = trees.Tree("some", grads, axes, centralize())
+    tx = forms.make_transform(tree, forms.FORMS[name][0])
+    found, _ = tx.update(grads, tx.init(grads))
+    expected, _ = tree.gc.update(grads, tree.gc.init(grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+def test_a_roofline_takes_the_slower_of_compute_and_memory():
+    card = targets.CARDS["v5e"]
+    slow_memory = roofline.bound(card, flops=197e9, moved=819e7, gradients=819_000_000)
+    assert slow_memory["compute_milliseconds"] == pytest.approx(1)
+    assert slow_memory["memory_milliseconds"] == pytest.approx(10)
+    assert slow_memory["gc_milliseconds"] == pytest.approx(1)
+    assert slow_memory["share"] == pytest.approx(0.1)
+
+
+@pytest.mark.compilers
+def test_the_program_writes_records_a_picture_and_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "compiled.jsonl"
+    command = [sys.executable, "-m", "examples.benchmarks.compiled", "--cards", "h100", "--chips"]
+    command += ["8", "--trees", "llama_1g", "--optimizers", "sgdm", "--layouts", "fsdp"]
+    command += ["--out", str(out), "--arms", "none"]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    first = out.read_text()
+    result = subprocess.run([*command, "ours"], capture_output=True, text=True, check=True)
+    assert out.read_text().startswith(first)
+    none, ours = map(json.loads, out.read_text().splitlines())
+    assert (none["arm"], ours["arm"]) == ("none", "ours")
+    assert none["collectives"] == []
+    (sent,) = ours["collectives"]
+    assert (sent["kind"], sent["axes"], sent["number"]) == ("all-reduce", ["fsdp"], 1)
+    assert "llama_1g" in result.stdout
+    assert out.with_suffix(".png").stat().st_size > 10_000
