@@ -10,6 +10,14 @@ from optax_gc._axes import Axes, Mask, kernel_axes
 from optax_gc.diagnostics import LeafReport, describe, share_removed
 
 
+# A share of the energy that is only rounding.
+_NOTHING = 1e-6
+_NOTHING_REMOVED = (
+    "nothing to remove, the mean is 0 already, as after a LayerNorm with its initial scale or with "
+    "weight standardization"
+)
+
+
 def tabulate(tree: Any, axes: Axes = kernel_axes, *, mask: Mask = None) -> str:
     """Shows as text what ``centralize(axes, mask=mask)`` does to a model.
 
@@ -56,8 +64,10 @@ def tabulate(tree: Any, axes: Axes = kernel_axes, *, mask: Mask = None) -> str:
     for report in reports:
         if report.axes is None:
             remarks.setdefault(f"left alone, {report.reason}", []).append(report)
-        elif report.note:
+        if report.note:
             remarks.setdefault(f"please check: {report.note}", []).append(report)
+        if report.norm_before and (report.energy_removed or 0) < _NOTHING and report.axes:
+            remarks.setdefault(_NOTHING_REMOVED, []).append(report)
     width = shutil.get_terminal_size().columns
     lines = [*_table(kernels, width), ""] if kernels else []
     for remark, those in remarks.items():

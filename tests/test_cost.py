@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_gc
 from optax_gc import centralize, kernel_axes
 from tests.test_sharding import collectives
 
-pytestmark = pytest.mark.newest_xla
+newest_xla = pytest.mark.newest_xla
 
 PARAMS = {
     f"layer{i}": {
@@ -104,11 +104,13 @@ def within_bounds(make, gc, trees_accessed=1, trees_kept=0):
     )
 
 
+@newest_xla
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_costs_one_read_of_the_gradients_and_room_for_the_means(optimizer):
     assert within_bounds(OPTIMIZERS[optimizer], centralize())
 
 
+@newest_xla
 def test_decay_inside_costs_two_more_passes_and_a_tree():
     """XLA's sums on CPU read no sums: g + λw is written, then read by the means and the momentum.
 
@@ -118,6 +120,7 @@ def test_decay_inside_costs_two_more_passes_and_a_tree():
     assert within_bounds(sgd, centralize(), trees_accessed=3, trees_kept=1)
 
 
+@newest_xla
 @pytest.mark.parametrize("worse", [copied, read_twice, shifted])
 def test_a_form_that_costs_more_breaks_the_bounds(worse):
     assert not within_bounds(OPTIMIZERS["sgd"], optax.stateless(worse))
@@ -134,6 +137,7 @@ def test_it_is_the_plain_line_to_the_compiler(dtype):
     assert ours == plain
 
 
+@newest_xla
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_float32_sums_of_narrow_gradients_cost_no_more_than_narrow_ones(dtype):
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), PARAMS)
@@ -145,11 +149,12 @@ def test_float32_sums_of_narrow_gradients_cost_no_more_than_narrow_ones(dtype):
     assert ours[2] == plain[2]
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 @pytest.mark.parametrize("split", ["nothing", "outputs", "inputs"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_sharded_update_sends_the_means_of_split_inputs_once(optimizer, split):
-    """Whatever the number of leaves, and with the optimizer behind."""
-    mesh = jax.make_mesh((8,), ("x",))
+def test_a_sharded_update_sends_the_means_of_split_inputs_once(optimizer, split, axis_type):
+    """The number of leaves does not matter, nor does the optimizer that follows."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
 
     def shard(leaf):
         spec: list[str | None] = [None] * len(leaf.shape)

@@ -189,6 +189,25 @@ def test_table_with_norms_fits_eighty_columns(monkeypatch):
     assert row.startswith("…") == (len("stages/stage_3/block_2/conv_0/kernel") > row.index(" "))
 
 
+def test_table_says_where_the_mean_is_0_already():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.LayerNorm(6, rngs=rngs)
+            self.up = nnx.Linear(6, 16, rngs=rngs)
+            self.down = nnx.Linear(16, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.down(nnx.relu(self.up(self.norm(x))))
+
+    model = Net(nnx.Rngs(0))
+    grads = nnx.grad(lambda model: jnp.mean((model(normal(8, 6)) - 1) ** 2))(model)
+    text = tabulate(grads, nnx_kernel_axes(model))
+    assert "nothing to remove, the mean is 0 already, as after a LayerNorm" in text
+    assert "1 leaf, 96 weights\n  up/kernel" in text
+    assert "nothing to remove" not in tabulate({"kernel": jnp.zeros((3, 2))})
+    assert "nothing to remove" not in tabulate({"kernel": jax.ShapeDtypeStruct((3, 2), "float32")})
+
+
 def test_table_of_nothing():
     assert tabulate({}) == "centralized: 0 of 0 leaves, 0 of 0 weights"
 
