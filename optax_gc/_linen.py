@@ -113,7 +113,7 @@ def linen_kernel_axes(
     def inspect(call, call_args, call_kwargs, context):
         result = call(*call_args, **call_kwargs)
         layer = context.module
-        if layer.scope is None:  # it is not part of the model, such as a cell that only makes its carry
+        if layer.scope is None:  # not a part of the model, such as a cell that only makes its carry
             return result
         kinds[layer.path] = kind = type(layer).__name__
         owner = f"{kind} at {'/'.join(layer.path) or '<root>'}"

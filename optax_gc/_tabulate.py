@@ -9,7 +9,6 @@ from typing import Any
 from optax_gc._axes import Axes, Mask, kernel_axes
 from optax_gc.diagnostics import LeafReport, describe, share_removed
 
-
 # A share of the energy below this is only rounding.
 _NOTHING = 1e-6
 _NOTHING_REMOVED = (
