@@ -113,7 +113,7 @@ def test_shapes_alone_give_the_matrices_of_convolutions_and_no_heads():
     numbers = optax_gc.muon_dimension_numbers()(params)
     assert numbers["conv"]["kernel"] == optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
     assert numbers["conv"]["bias"] is numbers["thin"] is None
-    with pytest.raises(ValueError, match="per_head=True needs axes that tell the heads"):
+    with pytest.raises(ValueError, match="per_head=True needs axes that identify the heads"):
         optax_gc.muon_dimension_numbers(per_head=True)
 
 

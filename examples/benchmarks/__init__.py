@@ -1,2 +1,2 @@
-"""What GC costs: ``python -m examples.benchmarks.overhead``, and why Φ is one plain line:
-``python -m examples.benchmarks.alternatives``."""
+"""Measures what GC costs (``python -m examples.benchmarks.overhead``), and compares other ways to
+compute Φ with the plain one (``python -m examples.benchmarks.alternatives``)."""
