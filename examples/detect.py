@@ -7,13 +7,12 @@ scores and masks drawn on it. The kind of the detector is read from the weights.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from examples.training.errors import SettingError, UserError
+from examples.training.errors import SettingError, UserError, report_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +56,10 @@ class Command:
 
 
 def main() -> None:
-    command = tyro.cli(Command, prog="python -m examples.detect", description=__doc__)
-    try:
+    with report_errors("stopped"):
+        command = tyro.cli(Command, prog="python -m examples.detect", description=__doc__)
         command.check()
         run(command)
-    except (UserError, OSError) as error:
-        sys.exit(f"stopped: {error}")
 
 
 def run(command: Command) -> None:

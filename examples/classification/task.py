@@ -254,9 +254,9 @@ def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> Non
         6 * size * max(image.nbytes, tested.nbytes), "--batch-size and --pad: the images"
     )
     batch = {"image": ((size, *image.shape), image.dtype), "label": ((size,), np.int32)}
-    compiled.train_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
+    jax.eval_shape(compiled.train_step, compiled.state, sharding.abstract_batch(batch, mesh))
     batch |= {"image": ((size, *tested.shape), tested.dtype), "mask": ((size,), np.float32)}
-    compiled.eval_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
+    jax.eval_shape(compiled.eval_step, compiled.state, sharding.abstract_batch(batch, mesh))
 
 
 def make_job(

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import resource
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -15,18 +14,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from examples import train_classifier
 from examples.classification.presets import PRESETS
 from examples.classification.task import Trainer, evaluate
 from examples.classification.weights import HEAD
 from examples.datasets import pipeline
 from examples.training import loop
 from examples.training.checkpoints import CheckpointError, read_variables
-from examples.training.errors import DivergedError, SettingError, StoppedError
+from examples.training.errors import DivergedError, StoppedError
 from examples.training.folder import open_folder, write_result
-from examples.training.options import Options
 from examples.training.sharding import make_mesh, put_batch
 from examples.training.steps import path_name
+from tests.examples.trainer_program import SMALL, main
 
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, epochs=3, norm="bn")
 STEPS = 75
@@ -223,95 +221,6 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(whole, tas
     assert_ends_as(whole, tmp_path, task.job)
 
 
-def test_a_folder_of_other_settings_is_refused(whole):
-    other = dataclasses.replace(CONFIG, gc="conv", epochs=9)
-    with pytest.raises(StoppedError) as stopped, open_folder(whole[0], other):
-        pass
-    assert "epochs was 3 and is 9, gc was 'conv+fc' and is 'conv'" in str(stopped.value)
-    assert "Pass another --out" in str(stopped.value)
-
-
-def test_a_folder_made_before_a_setting_existed_is_continued(tmp_path):
-    with open_folder(tmp_path, CONFIG):
-        pass
-    old = json.loads((tmp_path / "config.json").read_text())
-    del old["clip_norm"]
-    (tmp_path / "config.json").write_text(json.dumps(old))
-    with open_folder(tmp_path, CONFIG):
-        pass
-    with pytest.raises(StoppedError, match="clip_norm was None and is 1"):
-        open_folder(tmp_path, dataclasses.replace(CONFIG, clip_norm=1.0)).__enter__()
-
-
-def test_a_second_process_is_kept_out_of_a_folder(tmp_path):
-    with (
-        open_folder(tmp_path, CONFIG),
-        pytest.raises(StoppedError, match="another process is writing this run"),
-        open_folder(tmp_path, CONFIG),
-    ):
-        pass
-    with open_folder(tmp_path, CONFIG):
-        pass
-
-
-def test_a_folder_without_settings_is_left_alone(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("mine")
-    with pytest.raises(StoppedError, match=r"has no config\.json: pass another --out"):
-        open_folder(tmp_path, CONFIG).__enter__()
-    assert (tmp_path / "metrics.jsonl").read_text() == "mine"
-
-
-@pytest.mark.parametrize("text", ["[]", "null", "{", "\x00"])
-def test_settings_that_cannot_be_read_name_the_file(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(StoppedError, match=r"config\.json cannot be read: .*put the file back"):
-        open_folder(tmp_path, CONFIG).__enter__()
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(StoppedError, match=r"file/run: no run can be kept here"):
-        open_folder(tmp_path / "file/run", CONFIG).__enter__()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("workers", -1), ("checkpoint_every", 0), ("log_every", 0)]
-)
-def test_options_that_make_no_sense(name, value):
-    with pytest.raises(
-        SettingError, match=f"--{name.replace('_', '-')} {value}: it must be at least"
-    ):
-        Options(**{name: value})
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"workers": 10**6}, "--workers 1000000: it must be at most"),
-        ({"coordinator": "nonsense"}, "--coordinator nonsense: it must be HOST:PORT"),
-        ({"coordinator": "host:99999"}, "--coordinator host:99999: it must be HOST:PORT"),
-        ({"processes": 2, "process": 2}, "--process 2: it must be below --processes 2"),
-    ],
-)
-def test_options_that_cannot_be_met_name_their_flag(values, message):
-    with pytest.raises(SettingError, match=message):
-        Options(**{"distributed": True} | values)
-
-
-@pytest.mark.parametrize("name", ["coordinator", "processes", "process"])
-def test_an_option_without_the_one_that_it_needs(name):
-    with pytest.raises(SettingError, match=f"--{name} needs --distributed"):
-        Options(**{"distributed": False, name: 1})  # pyright: ignore[reportArgumentType]
-
-
-def main(patch, *flags):
-    patch.setattr(sys, "argv", ["train_classifier", *map(str, flags)])
-    train_classifier.main()
-
-
-SMALL = ("digits", "--width", 4, "--epochs", 1, "--data-parallel", 1)
-
-
 def test_the_whole_program(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     main(monkeypatch, *SMALL, "--gc", "conv", "--dtype", "bfloat16", "--diagnose", "--seed", 3)
@@ -370,70 +279,6 @@ def test_pretrained_weights_are_all_but_the_last_layer(whole, trainer):
             np.testing.assert_array_equal(seen, other if from_head else trained[name])
 
 
-def test_a_bug_in_a_net_keeps_its_traceback(monkeypatch, tmp_path):
-    """Only errors that a user can cause are one line."""
-
-    def broken(*args, **kwargs):
-        raise ValueError("shapes do not fit")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("examples.models.create", broken)
-    with pytest.raises(ValueError, match="shapes do not fit"):
-        main(monkeypatch, *SMALL)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("table1-vgg11",), "cannot start: .*cifar-100-python"),
-        ((*SMALL, "--batch-size", 2000), "--batch-size 2000: there are only 1297 training images"),
-        (
-            (*SMALL[:-2], "--batch-size", 50),
-            "--batch-size 50: it must be a multiple of the 8 devices",
-        ),
-        ((*SMALL, "--fsdp", 16), "a mesh of 1 x 16 devices: there are 8"),
-        ((*SMALL, "--head-learning-rate", 0.1), "for fine-tuning: pass --pretrained FILE"),
-        ((*SMALL, "--pretrained", "gone.safetensors"), "cannot start: .*gone.safetensors"),
-        ((*SMALL, "--pretrained", "."), "no checkpoint of a run is here"),
-        ((*SMALL, "--validation", 5000), "--validation 5000: there are 1297 training images"),
-        ((*SMALL, "--pool", 3), "--pool 3: it must divide the image's sides, which are 8 x 8"),
-        ((*SMALL, "--pad", 10**5), "--pad 100000: an image of 8 x 8 would get more than"),
-        ((*SMALL, "--pad", 4000), "the images need .* GiB of memory"),
-        ((*SMALL, "--width", 10**9), "--width 1000000000: the weights .* GiB of memory"),
-        ((*SMALL, "--model", "vgg11", "--pool", 2), "too small for this net"),
-        ((*SMALL, "--stem", "imagenet"), "--stem imagenet: resnet8 has only the form cifar"),
-        ((*SMALL, "--epochs", 10**9), "--epochs 1000000000: .* fewer than 2"),
-    ],
-)
-def test_bad_input_is_one_error_before_any_work(flags, message, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=message):
-        main(monkeypatch, *flags)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_while_data_are_read_is_one_line(monkeypatch, tmp_path):
-    def load(*args, **kwargs):
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("examples.datasets.load", load)
-    with pytest.raises(SystemExit, match=r"^stopped by Ctrl-C\. The same command"):
-        main(monkeypatch, *SMALL)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_pressed_twice_is_one_line(monkeypatch, tmp_path):
-    def twice(*args):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("examples.training.loop.put_batch", twice)
-    with pytest.raises(SystemExit, match=r"^stopped by Ctrl-C"):
-        main(monkeypatch, *SMALL)
-
-
 def test_the_first_step_is_traced_when_the_run_is_prepared(monkeypatch, tmp_path):
     """What flags, data and net decide together fails before work begins, and is traced once."""
     traced = []
@@ -452,36 +297,3 @@ def test_the_weights_of_another_net_are_refused(whole, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"holds another net: it differs in .*norm1/mean"):
         main(monkeypatch, *SMALL, "--norm", "gn", "--pretrained", whole[0])
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("digits", "--learning-rate", -1), r"^cannot start: --learning-rate -1.0: it must be a"),
-        (("digits", "--checkpoint-every", 0), r"^cannot start: --checkpoint-every 0: it must be"),
-        (("digit",), "^cannot start: no run is called 'digit'; there are .*digits"),
-        ((), "^cannot start: name a run; there are .*digits"),
-    ],
-)
-def test_a_wrong_value_or_run_is_one_line(flags, message, monkeypatch):
-    with pytest.raises(SystemExit, match=message) as stopped:
-        main(monkeypatch, *flags)
-    assert "\n" not in str(stopped.value)
-
-
-def test_a_wrong_flag_is_answered_for_its_run(monkeypatch, capsys):
-    for flags, known in ((("--lerning-rate", 1), "--learning-rate"), (("--seed", "x"), "--seed")):
-        with pytest.raises(SystemExit):
-            main(monkeypatch, "digits", *flags)
-        seen = capsys.readouterr().err
-        assert known in seen
-        assert "train_classifier digits --help" in seen
-        assert "tyro" not in seen
-        assert "figure5" not in seen
-
-
-def test_the_help_lists_all_runs(monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        main(monkeypatch, "--help")
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in PRESETS)

@@ -16,7 +16,7 @@ STEPS = 100
 # program, a few seconds of imports earlier. A kill comes just after a save has begun (even ones),
 # or some steps further on (odd ones), or before the first step (the last one).
 DRIVER = """
-import os, random, signal, sys, time, warnings
+import os, random, signal, sys, time, traceback, warnings
 from pathlib import Path
 
 import sklearn.datasets
@@ -40,6 +40,8 @@ def start(name):
             code = 0
         except SystemExit as stop:
             print(stop.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
