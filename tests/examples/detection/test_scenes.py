@@ -10,26 +10,19 @@ from examples.detection import scenes
 from examples.training.errors import SettingError
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_scenes(folder, train=30, validation=0, test=2)
-    return folder
-
-
-def test_the_files_are_the_same_for_a_seed_and_others_for_another(folder, tmp_path):
-    scenes.write_scenes(tmp_path / "same", train=3, validation=0, test=2)
-    scenes.write_scenes(tmp_path / "other", train=3, validation=0, test=2, seed=1)
+def test_the_files_are_the_same_for_a_seed_and_others_for_another(scenes_folder, tmp_path):
+    scenes.write_scenes(tmp_path / "same", train=3, validation=0, test=5)
+    scenes.write_scenes(tmp_path / "other", train=3, validation=0, test=5, seed=1)
     names = [f"train/{i:06}.png" for i in range(3)]
     names.append("annotations/instances_test.json")
-    same = filecmp.cmpfiles(folder, tmp_path / "same", names, shallow=False)
+    same = filecmp.cmpfiles(scenes_folder, tmp_path / "same", names, shallow=False)
     assert same == (names, [], [])
-    other = filecmp.cmpfiles(folder, tmp_path / "other", names, shallow=False)
+    other = filecmp.cmpfiles(scenes_folder, tmp_path / "other", names, shallow=False)
     assert other == ([], names, [])
 
 
-def test_scenes_are_read_as_coco_and_masks_fit_their_boxes(folder):
-    data = load_coco(folder, "train", masks=True)
+def test_scenes_are_read_as_coco_and_masks_fit_their_boxes(scenes_folder):
+    data = load_coco(scenes_folder, "train", masks=True)
     assert len(data) == 30
     assert data.class_names == tuple("0123456789")
     numbers = np.diff(data.first)
@@ -45,8 +38,8 @@ def test_scenes_are_read_as_coco_and_masks_fit_their_boxes(folder):
             assert picture[mask].mean() > picture[~masks.any(0)].mean()
 
 
-def test_some_scenes_have_a_crowd(folder):
-    text = (folder / "annotations" / "instances_train.json").read_text()
+def test_some_scenes_have_a_crowd(scenes_folder):
+    text = (scenes_folder / "annotations" / "instances_train.json").read_text()
     assert '"iscrowd": 1' in text
 
 
@@ -56,7 +49,7 @@ def test_no_digit_is_in_two_splits():
     assert len(set.union(*found)) == 5000
 
 
-def test_a_folder_that_exists_is_left_as_it_is(folder):
+def test_a_folder_that_exists_is_left_as_it_is(scenes_folder):
     with pytest.raises(SettingError, match="exists"):
-        scenes.write_scenes(folder)
-    assert len(list(folder.iterdir())) == 3
+        scenes.write_scenes(scenes_folder)
+    assert len(list(scenes_folder.iterdir())) == 3
