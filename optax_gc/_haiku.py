@@ -99,7 +99,10 @@ def haiku_kernel_axes(
         return result
 
     with hk.intercept_methods(inspect):
-        variables = jax.eval_shape(transformed.init, rng, *args, **kwargs)
+        # A new function each time: JAX does not trace a function again that it has traced before.
+        variables = jax.eval_shape(
+            lambda *args, **kwargs: transformed.init(*args, **kwargs), rng, *args, **kwargs
+        )
     params = variables[0] if isinstance(transformed, hk.TransformedWithState) else variables
     table = {}
     for module, arrays in params.items():

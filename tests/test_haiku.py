@@ -97,6 +97,13 @@ def test_layers_and_replace_choose_axes_and_muon_gets_its_numbers():
     assert numbers["conv1_d"]["b"] is None
 
 
+def test_a_model_that_was_traced_before_is_traced_again():
+    model, x = hk.transform(lambda x: hk.Linear(2)(x)), jnp.zeros((1, 3))
+    params = jax.eval_shape(model.init, KEY, x)
+    for _ in range(2):
+        assert haiku_kernel_axes(model, KEY, x)(params)["linear"]["w"] == (0,)
+
+
 @pytest.mark.parametrize("model", [None, 3, hk.Linear, lambda x: x])
 def test_what_is_not_transformed_is_refused(model):
     with pytest.raises(
