@@ -19,6 +19,7 @@ normalised, and padded with zeros at the right and the bottom. Boxes are (x1, y1
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -163,7 +164,9 @@ def create(
     )
 
 
-def detect(model: RCNN, images: ArrayLike, sizes: ArrayLike) -> Detections | MaskDetections:
+def detect(
+    model: RCNN, images: ArrayLike, sizes: ArrayLike | Sequence[tuple[int, int]]
+) -> Detections | MaskDetections:
     """Finds the objects in a batch of images.
 
     It is compiled once for each shape of the images.

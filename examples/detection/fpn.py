@@ -12,9 +12,9 @@ from examples.detection.conv_norm import ConvNorm
 
 
 class FPN(nnx.Module):
-    """Gives every level of a backbone the same number of channels and the context of all coarser ones.
+    """Makes a pyramid of a backbone's levels: each gets as many channels and adds the coarser ones.
 
-    There is no activation in it. Kernels start with Glorot's uniform initialization.
+    It has no activation. Kernels start with Glorot's uniform initialization.
 
     Args:
       in_features: the channels of the backbone's levels, finest first.

@@ -1,6 +1,5 @@
 """The mask head (He et al. 2017, Mask R-CNN): a small mask of each class for each object."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -38,7 +37,6 @@ class MaskHead(nnx.Module):
         self.convs = nnx.List(
             [conv(features, features, 3, kernel_init=init, rngs=rngs) for _ in range(4)]
         )
-        plain = functools.partial(nnx.Conv, kernel_init=init, dtype=dtype, rngs=rngs)
         self.conv5_mask = nnx.ConvTranspose(
             features,
             features,
@@ -49,7 +47,9 @@ class MaskHead(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.mask_fcn_logits = plain(features, num_classes, (1, 1))
+        self.mask_fcn_logits = nnx.Conv(
+            features, num_classes, (1, 1), kernel_init=init, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the logits (..., 2S, 2S, num_classes) of pooled features (..., S, S, features)."""

@@ -4,6 +4,8 @@ Both are bilinear, so each is a product of the mask with one matrix for its rows
 columns.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -29,11 +31,11 @@ def project_masks_on_boxes(
       output_size: rows and columns of a target.
       frames: (G, 4), the box in the image that each mask covers. By default each covers the
         image, with one number a pixel.
-      aligned: as in `roi_align`. torchvision's targets are not aligned, half a pixel away from
+      aligned: as in `roi_align`, where the pixels are those of the mask. torchvision's targets are not aligned, half a pixel away from
         the grid on which masks are pasted. In small images that costs accuracy.
 
     Returns:
-      (R, output_size, output_size), float32 or that of `boxes`: the share of each cell that the object covers.
+      (R, output_size, output_size): the share of each cell that the object covers.
     """
     masks, boxes = jnp.asarray(gt_masks), jnp.asarray(boxes)
     height, width = masks.shape[1:]
@@ -65,9 +67,19 @@ def paste_masks(masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int]) -> ja
       (N, height, width) probabilities. They are 0 outside of the boxes, which count as wider and
       higher by 1/M on each side and are then rounded to whole pixels. An object is where they
       are above 0.5.
+
+    Raises:
+      ValueError: the arrays have other shapes.
     """
     masks, boxes = jnp.asarray(masks), jnp.asarray(boxes)
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4):
+        raise ValueError(f"masks (N, M, M) need boxes (N, 4), not {masks.shape} and {boxes.shape}")
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
+    return _paste(masks, boxes, (int(size[0]), int(size[1])))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _paste(masks: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
     cells = masks.shape[-1]
     rows = _stretch(boxes[:, 1], boxes[:, 3], cells, size[0])
     columns = _stretch(boxes[:, 0], boxes[:, 2], cells, size[1])

@@ -7,6 +7,8 @@ of the block at once: a box is kept if no kept box before it suppresses it. This
 until nothing changes. After n rounds the first n boxes are right.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,8 +83,7 @@ def batched_nms(
     Returns:
       As `nms`: the kept boxes of all classes in the order of their scores, and their number.
     """
-    boxes, scores = jax.lax.stop_gradient((jnp.asarray(boxes), jnp.asarray(scores)))
-    idxs = jnp.asarray(idxs)
+    boxes, scores, idxs = jnp.asarray(boxes), jnp.asarray(scores), jnp.asarray(idxs)
     count = len(scores)
     if boxes.shape != (count, 4) or idxs.shape != (count,):
         raise ValueError(
@@ -90,13 +91,28 @@ def batched_nms(
             f"not {boxes.shape} and {idxs.shape}"
         )
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
+    usable = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
     threshold = _round_down(iou_threshold, boxes.dtype)
     outputs = count if max_outputs is None else min(max_outputs, count)
     if outputs == 0:
         return jnp.zeros(0, jnp.int32), jnp.int32(0)
-    size = min(BLOCK, count)
+    boxes, scores = jax.lax.stop_gradient((boxes, scores))
+    return _find_kept(boxes, scores, idxs, usable, threshold, outputs=outputs)
 
-    usable = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
+
+# Compiled here, so that a call outside of a compiled function does not compile the loops anew.
+@functools.partial(jax.jit, static_argnames="outputs")
+def _find_kept(
+    boxes: jax.Array,
+    scores: jax.Array,
+    idxs: jax.Array,
+    usable: jax.Array,
+    threshold: jax.Array,
+    *,
+    outputs: int,
+) -> tuple[jax.Array, jax.Array]:
+    count = len(scores)
+    size = min(BLOCK, count)
     # The score while a box waits for its turn. The two zeros are equal.
     scores = jnp.where(scores == 0, 0, jnp.maximum(scores, jnp.finfo(scores.dtype).min))
     waiting = jnp.where(usable, scores, -jnp.inf)

@@ -239,7 +239,9 @@ class RCNN(nnx.Module):
         """Returns the loss of a batch, which is the sum of its parts, and the parts.
 
         Args:
-          batch: the arrays of `examples.detection.targets.stack_targets`.
+          batch: ``image`` (B, H, W, 3), normalised and padded as for `detect`; ``size`` (B, 2),
+            height and width of each image without padding; and the objects in the arrays that
+            `examples.detection.stack_targets` returns. Boxes without area are no objects.
           key: the random key of the anchors and regions that are drawn.
 
         Returns:

@@ -4,6 +4,7 @@ Each cell of the grid is the mean of a few bilinear samples of the feature map. 
 the features and not to the boxes, as in torchvision.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -195,6 +196,8 @@ def _interpolate(
     return jnp.stack([low, high], axis=-1).reshape(shape), weight.reshape(shape)
 
 
+# Compiled here, so that a call outside of a compiled function does not compile the loop anew.
+@functools.partial(jax.jit, static_argnames=("size", "output_size"))
 def _average_adaptively(side: _Side, size: int, output_size: int) -> jax.Array:
     """Returns the weight (R, output_size, size) of each row of a map in each cell."""
     cell = (side.length / output_size)[:, None]

@@ -83,3 +83,8 @@ def test_pasting_inverts_the_aligned_target_of_a_box(x, y, width, height):
     wrong = (pasted != image).sum()
     # At most the pixels along the edge, which a cell of up to 2.4 pixels blurs.
     assert wrong <= 2 * (width + height) + 4
+
+
+def test_masks_without_boxes_are_an_error_with_both_shapes():
+    with pytest.raises(ValueError, match=r"need boxes .* not \(2, 28, 28\) and \(1, 4\)"):
+        paste_masks(np.zeros((2, 28, 28)), np.zeros((1, 4)), (8, 8))

@@ -1,5 +1,7 @@
 """NMS against torchvision and a plain loop in NumPy: exact, stable, for any depth of chains."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from examples.detection.boxes import box_iou
 from examples.detection.nms import batched_nms, nms
 from tests.examples.detection.references import load_arrays
 
@@ -200,3 +203,19 @@ def test_valid_scores_of_minus_infinity_are_kept():
 def test_scores_without_boxes_are_an_error_with_both_shapes():
     with pytest.raises(ValueError, match=r"3 scores need boxes of shape \(3, 4\).* not \(2, 4\)"):
         nms(jnp.zeros((2, 4)), jnp.zeros(3), 0.5)
+
+
+def test_second_call_is_not_traced_again(monkeypatch):
+    traces = []
+
+    def count(*boxes):
+        traces.append(1)
+        return box_iou(*boxes)
+
+    monkeypatch.setattr(sys.modules[nms.__module__], "box_iou", count)
+    boxes, scores = jnp.zeros((37, 4)), jnp.arange(37.0)  # a size of no other test
+    nms(boxes, scores, 0.5)
+    first = len(traces)
+    assert first > 0
+    nms(boxes + 1, scores, 0.6)
+    assert len(traces) == first

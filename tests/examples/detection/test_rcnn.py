@@ -1,6 +1,7 @@
 """Whole detectors against torchvision's, stage by stage, in evaluation and in training."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -351,10 +352,11 @@ def test_more_stages_can_be_frozen():
 def test_detecting_compiles_once_for_each_shape_and_inside_a_compiled_function():
     model, sizes = make_tiny(), np.array([[64, 64], [50, 40]])
     images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
-    before = detection._detect._cache_size()
+    program: Any = detection._detect
+    before = program._cache_size()
     first = detection.detect(model, images, sizes)
     detection.detect(model, -images, sizes[::-1])
-    assert detection._detect._cache_size() == before + 1
+    assert program._cache_size() == before + 1
     inside = jax.jit(lambda images, sizes: detection.detect(model, images, sizes))(images, sizes)
     assert first.valid.any()
     np.testing.assert_array_equal(inside.labels, first.labels)
@@ -364,5 +366,6 @@ def test_detecting_compiles_once_for_each_shape_and_inside_a_compiled_function()
 
 def test_images_of_one_pixel_are_no_error():
     found = detection.detect(make_tiny(), jnp.ones((1, 1, 1, 3)), [(1, 1)])
+    assert isinstance(found, detection.MaskDetections)
     assert found.masks.shape == (1, 5, 28, 28)
     assert ((found.boxes >= 0) & (found.boxes <= 1)).all()
