@@ -39,7 +39,7 @@ __all__ = [
     "tabulate",
 ]
 
-# Each framework is only imported when the function that inspects its models is used.
+# A framework is imported only when the function that inspects its models is used.
 _FRAMEWORKS = ("equinox", "haiku", "linen", "nnx")
 
 

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         default=[],
         type=_shape,
         metavar="SHAPE",
-        help="the shape of an input such as 1,224,224,3, or 1,128:int32 with another dtype than "
+        help="the shape of an input such as 1,224,224,3, or 1,128:int32 for a dtype other than "
         "float32. Linen and Haiku models need it. Repeat it for several inputs",
     )
     parser.add_argument(

@@ -20,7 +20,7 @@ def kernel_axes(tree: Any, *, out_axis: int = -1, ranks: Sequence[int] = (2, 4))
     """Finds the input axes of dense and 2-D convolution kernels by name and rank.
 
     A kernel has one weight vector for each output neuron (Section 3.2 of the paper), and
-    its input axes are all axes but that of the outputs. A leaf of rank 2 is taken for a
+    its input axes are all axes except that of the outputs. A leaf of rank 2 is taken for a
     dense kernel, (inputs, outputs), and a leaf of rank 4 for a convolution's, (height,
     width, inputs, outputs), unless its name marks it as something else. A leaf's name is
     the last string in its path. List indices and the ``.value`` of a box are not names. A
@@ -80,7 +80,7 @@ def decide(
     """Returns the input axes of one leaf by the rule of `kernel_axes`, and a note.
 
     If the axes are None, the note says why the leaf is left alone. Otherwise it is empty, or says
-    what the leaf was taken for without a name that tells it.
+    what kind of kernel the leaf is assumed to be although its name does not show it.
     """
     name, rank = last_name(path), np.ndim(leaf)
     if "embed" in name.lower():
@@ -103,8 +103,8 @@ def conv_kernels(tree: Any, *, ranks: Sequence[int] = (4,)) -> Any:
     """Marks the kernels of convolutions: the leaves of rank 4 whose name may be a kernel's.
 
     ``centralize(mask=conv_kernels)`` centralizes only 2-D convolutions, as the paper does for
-    image networks in Tables 1 to 3. For those with three spatial dimensions, too, pass their
-    rank to both rules::
+    image networks in Tables 1 to 3. To include convolutions with three spatial dimensions, pass
+    their rank to both rules::
 
         ranks = (4, 5)
         centralize(

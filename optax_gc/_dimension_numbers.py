@@ -34,10 +34,10 @@ def muon_dimension_numbers(
 
     Args:
       axes: as for :func:`optax_gc.centralize`. What ``nnx_kernel_axes``, ``linen_kernel_axes``,
-        ``equinox_kernel_axes`` and ``haiku_kernel_axes`` return also tells stacks and heads. For
-        other axes, all that are not inputs are outputs.
+        ``equinox_kernel_axes`` and ``haiku_kernel_axes`` return also identifies stacks and heads.
+        With other axes, every axis that is not an input is taken to be an output.
       per_head: whether each head of an attention's query, key and value is a matrix of its own.
-        For that, the model must be asked, as above.
+        This needs axes that were found by inspecting the model, as above.
 
     Returns:
       A function from the parameters to a tree with an ``optax.contrib.MuonDimensionNumbers`` for
@@ -47,7 +47,7 @@ def muon_dimension_numbers(
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
       ValueError: as :func:`optax_gc.centralize`; or it cannot be determined which axes of a
-        kernel are stacks; or ``per_head`` is True although ``axes`` do not tell the heads.
+        kernel are stacks; or ``per_head`` is True although ``axes`` do not identify the heads.
 
     References:
       Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024
@@ -65,8 +65,8 @@ def muon_dimension_numbers(
     """
     if per_head and not isinstance(axes, LayerAxes):
         raise ValueError(
-            "per_head=True needs axes that tell the heads: pass what nnx_kernel_axes or another "
-            "function that asks the model returns"
+            "per_head=True needs axes that identify the heads: pass what nnx_kernel_axes or another "
+            "function that inspects the model returns"
         )
 
     def numbers(roles):

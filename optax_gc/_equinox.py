@@ -87,7 +87,7 @@ def equinox_kernel_axes(
     return LayerAxes(table, "equinox_kernel_axes")
 
 
-# "scalar" stands for one feature without an axis in the data; the kernel has the axis all the same.
+# "scalar" means one feature that has no axis in the data. The kernel still has an axis for it.
 def _size(features):
     return 1 if features == "scalar" else features
 
@@ -104,7 +104,7 @@ def _conv(layer):
 
 def _conv_transpose(layer):
     shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-    # As for Flax: a tap is an input only where the stride is 1.
+    # As in Flax, a tap is an input only where the stride is 1.
     taps = "".join(INPUT if stride == 1 else OUTPUT for stride in layer.stride)
     yield "weight", shape, OUTPUT + INPUT + taps
 
@@ -156,7 +156,8 @@ _NORMS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, 
 
 
 def _explain_unclaimed(leaf) -> str:
-    known = isinstance(leaf.layer, (*_NORMS, *_KERNELS))  # what they claim not is no kernel
+    # These layers claim all of their kernels, so no other array of theirs is one.
+    known = isinstance(leaf.layer, (*_NORMS, *_KERNELS))
     if known:
         return "not a kernel"
     return explain_unclaimed(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)

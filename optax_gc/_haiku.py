@@ -113,7 +113,7 @@ def haiku_kernel_axes(
 def _find_claims(claims, module, name, shape) -> tuple[list[Claim], tuple[int, ...] | None]:
     """Returns the claims for an array, and the axes that layer_stack has added.
 
-    The layers inside of a layer_stack do not know its name, which stands before theirs.
+    The layers inside of a layer_stack do not know its name, which comes before theirs in the path.
     """
     parts = module.split("/")
     for start in range(len(parts)):

@@ -1,4 +1,4 @@
-"""The table of a model's kernels, which its layers fill. All frameworks share this part."""
+"""The table of a model's kernels, filled from what its layers report. All frameworks share it."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,8 +68,8 @@ class LayerAxes:
     def replace(self, axes: Mapping[str, tuple[int, ...] | AxisRoles | None]) -> "LayerAxes":
         """Returns the same table with other axes for some leaves.
 
-        These axes count before anything that the layers report, so they also settle a leaf whose
-        axes cannot be determined otherwise.
+        These axes replace what the layers report. They are also the way to set the axes of a leaf
+        that cannot be determined otherwise.
 
         Args:
           axes: by the leaf's path joined by slashes, as ``optax_gc.tabulate`` shows it, the tuple
@@ -148,14 +148,14 @@ def resolve_claims(
     stacks: tuple[int, ...] | None = None,
     note: str = "",
 ) -> Entry:
-    """Combines the claims of a leaf's owners to its entry.
+    """Combines the claims of a leaf's owners into its entry.
 
     Args:
       shape: the shape of the leaf.
       claims: what its owners report.
       otherwise: why it is left alone if no known layer owns it.
       stacks: the axes that transforms have added, or None to find them from the shapes.
-      note: how the stacks were found, if that can be wrong.
+      note: how the stacks were found, if that is an assumption.
     """
     claims = list(dict.fromkeys(claims))
     entries = [_resolve_claim(shape, claim, stacks, note) for claim in claims]

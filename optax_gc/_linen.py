@@ -26,7 +26,7 @@ from optax_gc._paths import path_names, unboxed
 
 
 class _Stacked(struct.PyTreeNode, nn.meta.AxisMetadata):
-    """A kernel in a box that lifted transforms tell of every axis that they add."""
+    """A kernel in a box that records every axis that lifted transforms add to it."""
 
     value: Any
     stacks: tuple[int, ...] = struct.field(pytree_node=False)
@@ -60,7 +60,7 @@ def linen_kernel_axes(
     Dense, DenseGeneral (and so for attention), Einsum, Conv of any rank, grouped or depthwise,
     ConvLocal, ConvTranspose with and without ``transpose_kernel``, recurrent cells, and
     subclasses of these, also under ``nn.remat``. ``nn.vmap``, ``nn.scan`` and
-    ``nn.remat_scan`` tell which axes they add, and each layer of a stack is centralized
+    ``nn.remat_scan`` report which axes they add, and each layer of a stack is centralized
     separately. For ConvTranspose with strides, see :func:`optax_gc.nnx_kernel_axes`.
 
     Embeddings, biases and scales are left alone. So are the arrays of a layer that is not
@@ -191,7 +191,7 @@ def _conv_transpose(layer, rank, *args, **kwargs):
     return _roles.conv_transpose(layer.strides, rank, layer.transpose_kernel)
 
 
-# For each layer, the roles of its kernel's axes, from its rank and the arguments of the call.
+# For each layer, a function from the kernel's rank and the call's arguments to its axes' roles.
 _KERNELS: dict[type, Callable[..., str | None]] = {
     nn.Dense: _dense,
     DenseParams: _dense,

@@ -34,13 +34,14 @@ def nnx_kernel_axes(
 
     The result is exact for Linear, LinearGeneral (and so for attention), Einsum, Conv of any
     rank, grouped or depthwise, ConvTranspose with and without ``transpose_kernel``, the first
-    factor of LoRA (the second is left alone, because it does not see the inputs), recurrent cells, and subclasses of these, wherever they are in the model.
+    factor of LoRA (the second is left alone, because it does not see the inputs), recurrent
+    cells, and subclasses of these, wherever they are in the model.
     An Einsum is judged by the equation that it was made with. The axes that ``nnx.vmap`` and
     ``nnx.scan`` add are found by comparison with the layer's own kernel shape, and each layer
     of a stack is centralized separately. If several axes could be the stack, as for the output
     of an attention of 12 heads in a stack of 12 layers, the kernel is taken to be stacked like
     the other kernels nearby, or along its first axes if there are none, and ``tabulate`` says
-    so; ``stacks`` settles it. A ConvTranspose with a stride above 1 is centralized
+    so. Pass ``stacks`` to choose the axes yourself. A ConvTranspose with a stride above 1 is centralized
     over its input channels in that dimension, and not over its taps, because each tap belongs
     to a neuron of its own (if the stride is smaller than the kernel, to one of a few).
 
@@ -55,8 +56,8 @@ def nnx_kernel_axes(
         layer that owns the kernel, such as ``nnx.LinearGeneral`` in attention. A class that
         this model does not use is not an error.
       stacks: by the path of a part of the model, such as ``"blocks"`` or ``"decoder/blocks"``,
-        the axis that vmap or scan added to every kernel in it, or a tuple of these axes. None
-        and parts that are not listed: the axes are found as described above.
+        the axis that vmap or scan added to every kernel in it, or a tuple of these axes. For
+        parts that are not listed, the axes are found as described above.
 
     Returns:
       A function for ``optax_gc.centralize(axes=…)``. It holds no arrays, and accepts the
@@ -165,7 +166,7 @@ def _in_order(part, whole) -> bool:
 def _walk(node, path, layer, above) -> Iterator[OwnedLeaf]:
     """Yields every leaf for every path to it, because gradients repeat the leaves that are shared."""
     is_array = isinstance(node, (nnx.Variable, jax.Array, np.ndarray, jax.ShapeDtypeStruct))
-    if is_array and hasattr(node, "shape"):  # a Variable can also hold a number or a tree
+    if is_array and hasattr(node, "shape"):  # because a Variable can also hold a number or a tree
         yield OwnedLeaf(path, node, layer)
     elif isinstance(node, nnx.Pytree):
         if not any(node is other for other in above):

@@ -1,6 +1,6 @@
 """Optax's optimizers with GC where the paper puts it.
 
-Each is one chain, whose stages stand in the order in which they act.
+Each optimizer is one chain. Its stages are listed in the order in which they act.
 """
 
 from typing import Any, Literal
@@ -24,7 +24,7 @@ def sgd(
     weight_decay: optax.ScalarOrSchedule | None = None,
     gc: optax.GradientTransformation = _CENTRALIZE,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SGD and SGDM with gradient centralization (Algorithm 1), which includes the weight decay.
+    r"""SGD and SGDM with gradient centralization (Algorithm 1) and coupled weight decay.
 
     .. math::
         \hat g_t = \Phi(g_t + \lambda w_t), \quad
@@ -33,7 +33,7 @@ def sgd(
 
     Nesterov's momentum has :math:`\hat g_t + \mu m_t` instead of :math:`m_t`. The momentum is
     a sum, as in :func:`optax.sgd` and the authors' code; Algorithm 1 prints a moving average.
-    Every parameter is decayed, also biases and the scales of norms, as in that code.
+    Every parameter is decayed, including biases and the scales of norms, as in that code.
 
     Section 4.1 holds: eᵀw of every centralized weight vector keeps its initial value,
     whatever the momentum, the decay and the schedules are. So Corollary 4.1 holds, and the
@@ -160,8 +160,8 @@ def adam(
     where Adam is :func:`optax.scale_by_adam`: :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)`
     (the last line of Algorithm 2 prints :math:`\hat v_t` without the root). With
     ``gc_on="update"`` the step is :math:`\eta_t \Phi(\mathrm{Adam}(g_t + \lambda w_t))`, which
-    the authors recommend for adaptive methods. Every parameter is decayed, also biases and
-    the scales of norms.
+    the authors recommend for adaptive methods. Every parameter is decayed, including biases
+    and the scales of norms.
 
     Section 4.1 is about SGD and SGDM. With ``gc_on="gradient"``, eᵀw does not stay constant,
     even without decay, because each weight is scaled by its own :math:`\hat v_t`. With
@@ -312,7 +312,7 @@ def adagrad(
     starts at 0, as in the paper; :func:`optax.adagrad` starts it at 0.1. As in Optax, ε is
     inside the root, where its default acts like 3e-4 outside of it. ``eps=1e-20`` comes
     close to PyTorch's :math:`\sqrt{v_t} + 10^{-10}`. A weight whose gradients have all been 0
-    does not move, even with ``eps=0``. Every parameter is decayed, also biases and the scales
+    does not move, even with ``eps=0``. Every parameter is decayed, including biases and the scales
     of norms.
 
     As for Adam, eᵀw does not stay constant with ``gc_on="gradient"``, even without decay.
@@ -365,7 +365,7 @@ def _momentum(momentum, nesterov, accumulator_dtype):
 
 
 def _add_decay(weight_decay: Any) -> tuple[optax.GradientTransformation, ...]:
-    # A number that is known to be 0 needs no parameters. A traced one can become something else.
+    # A decay that is known to be 0 needs no parameters. A traced number can take other values later.
     if weight_decay is None or (isinstance(weight_decay, (int, float)) and weight_decay == 0):
         return ()
     decay = optax.add_decayed_weights(weight_decay)
@@ -373,7 +373,7 @@ def _add_decay(weight_decay: Any) -> tuple[optax.GradientTransformation, ...]:
 
 
 def _keep_dtypes(decay: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Undoes that a schedule's float32 value widens bfloat16 gradients, which a number does not."""
+    """Keeps the gradients' dtypes, which the float32 values of a schedule would widen."""
 
     def update(updates, state, params=None):
         decayed, state = decay.update(updates, state, params)
@@ -401,14 +401,14 @@ def _centralize_before(
     """Returns the stages that apply `gc` and then `stage`.
 
     A gc without state is joined to the stage, so that the optimizer's state is Optax's:
-    ``opt_state[0].mu`` is Adam's moment, and a run of ``optax.adam`` can go on with GC.
+    ``opt_state[0].mu`` is Adam's moment, and a run of ``optax.adam`` can continue with GC.
     """
     if not isinstance(gc, optax.GradientTransformation):
         raise TypeError(
             "gc must be an optax.GradientTransformation, such as optax_gc.centralize(), or "
             f"optax.identity() for no centralization; got {gc!r}"
         )
-    # optax.identity and optax.stateless, which makes centralize, share this function.
+    # A transformation made by optax.stateless, such as centralize, has the init of optax.identity.
     if gc.init is not optax.identity().init:
         return gc, stage
     first, second = optax.with_extra_args_support(gc), optax.with_extra_args_support(stage)

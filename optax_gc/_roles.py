@@ -79,8 +79,8 @@ def conv_transpose(strides: Any, rank: int, transpose_kernel: bool) -> str:
 def einsum(equation: str, rank: int) -> str | None:
     """Returns the letters of an einsum's second operand, or None if it repeats an index.
 
-    An index that is summed is an input. One that the other operand has, too, and that is not
-    summed, only counts kernels. Of the outputs, all but the last count heads.
+    An index that is summed is an input. An index that is not summed, and that the other operand
+    also has, only counts kernels. All outputs but the last count heads.
     """
     operands, _, output = equation.replace(" ", "").partition("->")
     other, kernel = operands.split(",")

@@ -34,7 +34,7 @@ class Stacks:
         leaves: Iterable[OwnedLeaf],
         claims: Mapping[int, list[Claim]],
     ):
-        # For every kernel, the choices that its shape leaves.
+        # For every kernel, the stack axes that its shape allows.
         self._choices: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
         kernels = set()
         for leaf in leaves:
@@ -54,7 +54,7 @@ class Stacks:
             self._hints[part] = axes
 
     def find(self, leaf: OwnedLeaf) -> tuple[tuple[int, ...] | None, str]:
-        """Returns the stack axes of a leaf, or None if its shape is to settle them, and a note."""
+        """Returns a leaf's stack axes, or None if its shape alone decides them, and a note."""
         if leaf.path not in self._choices:
             return None, ""
         for length in range(len(leaf.path), 0, -1):

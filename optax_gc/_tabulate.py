@@ -9,8 +9,7 @@ from typing import Any
 from optax_gc._axes import Axes, Mask, kernel_axes
 from optax_gc.diagnostics import LeafReport, describe, share_removed
 
-
-# A share of the energy that is only rounding.
+# A share of the energy below this is only rounding.
 _NOTHING = 1e-6
 _NOTHING_REMOVED = (
     "nothing to remove, the mean is 0 already, as after a LayerNorm with its initial scale or with "

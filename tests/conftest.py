@@ -1,11 +1,11 @@
-"""One process with eight virtual devices, and arithmetic that never guesses a shape."""
+"""Sets up eight virtual devices in one process, and makes implicit rank promotion an error."""
 
 import signal
 
 import jax
 import pytest
 
-# What a shell runs in the background has Ctrl-C ignored, and so have its children.
+# A shell starts background programs with Ctrl-C ignored, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_platforms", "cpu")
@@ -15,7 +15,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def x64():
-    """Float64 for the length of one test."""
+    """Enables float64 during one test."""
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)

@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Helpers that several tests share."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ import optax
 
 
 def apply(tx: optax.GradientTransformation, updates: Any, params: Any = None) -> Any:
-    """What a freshly initialised transformation makes of the updates."""
+    """Returns the updates after the first step of a transformation."""
     return tx.update(updates, tx.init(updates if params is None else params), params)[0]

@@ -1,7 +1,7 @@
-"""The algebra of Φ (Section 4.1): a projection, for any shape and any axes.
+"""Φ is a projection for any shape and any axes (Section 4.1).
 
-Shapes come from a pool, so that each property compiles a few functions once and then sees a
-thousand gradients.
+Shapes come from a pool, so that each property compiles only a few functions and then tests them with
+a thousand gradients.
 """
 
 import functools
@@ -38,7 +38,7 @@ POOL = [
     ((2, 1, 3, 1, 2, 2), (1, 3)),
     ((0, 3), (0,)),
 ]
-# Magnitudes over nine decades; no subnormals, which a CPU may flush to zero.
+# The magnitudes cover nine decades, without subnormal numbers, which a CPU may flush to zero.
 VALUES = st.floats(-1e5, 1e5, width=32, allow_subnormal=False).filter(
     lambda x: x == 0 or abs(x) > 1e-4
 )
@@ -107,7 +107,7 @@ def test_phi_is_symmetric(problem):
 @settings
 @hypothesis.given(problems())
 def test_the_mean_over_the_inputs_is_zero(problem):
-    """eᵀPg = 0: what is left is orthogonal to the all-ones direction."""
+    """eᵀPg = 0, so the result is orthogonal to the all-ones direction."""
     axes, gradient = problem
     if removes_something(gradient, axes):
         along_ones = np.float64(phi(axes)(gradient)).sum(axes)
@@ -129,7 +129,7 @@ def test_what_is_removed_is_orthogonal_to_what_is_left(problem):
 @settings
 @hypothesis.given(problems())
 def test_the_norm_never_grows(problem):
-    """‖Φ(g)‖ ≤ ‖g‖, the first inequality of equation 5, for each weight vector."""
+    """The first inequality of equation 5, ‖Φ(g)‖ ≤ ‖g‖, holds for each weight vector."""
     axes, gradient = problem
     kept = np.float64(phi(axes)(gradient))
     before, after = (np.sqrt((np.float64(x) ** 2).sum(axes)) for x in (gradient, kept))
@@ -165,7 +165,7 @@ def batched_phi(axes):
 @settings
 @hypothesis.given(problems(), st.randoms(use_true_random=False))
 def test_the_order_of_the_inputs_does_not_matter(problem, random):
-    """Φ commutes with a permutation of the inputs: no input is treated apart."""
+    """Φ commutes with a permutation of the inputs, so all inputs are treated alike."""
     axes, gradient = problem
     for axis in axes:
         order = list(range(gradient.shape[axis]))
@@ -175,7 +175,7 @@ def test_the_order_of_the_inputs_does_not_matter(problem, random):
         np.testing.assert_allclose(permuted, expected, atol=4 * EPS * scale(gradient))
 
 
-def test_eager_and_jitted_agree():
+def test_eager_and_jitted_results_agree():
     rng = np.random.default_rng(0)
     for shape, axes in POOL:
         gradient = rng.standard_normal(shape, np.float32)

@@ -1,4 +1,4 @@
-"""What Optax tests of its own optimizers holds for these, too."""
+"""The properties that Optax tests for its own optimizers also hold for those of this library."""
 
 import functools
 from typing import Any
@@ -73,7 +73,7 @@ def test_updates_and_state_keep_their_dtypes_and_shapes(make, dtype):
 
 @each_optimizer
 def test_state_maps_over_its_parameters(make):
-    """Sharding rules and copies to the host treat a state's moments like the parameters."""
+    """This lets sharding rules and copies to the host treat a state's moments like parameters."""
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
     state = make().init(params)
     doubled = optax.tree.map_params(make(), lambda moment: moment + 1, state)

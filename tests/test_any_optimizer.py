@@ -1,4 +1,4 @@
-"""Every optimizer of Optax takes centralize() in front of it, and runs as it did without."""
+"""Every optimizer of Optax runs after centralize() as it runs on gradients centralized by hand."""
 
 import inspect
 import warnings
@@ -18,7 +18,7 @@ import optax_gc
 
 
 class Case(NamedTuple):
-    """How an optimizer is built and what its `update` needs beyond gradients and parameters."""
+    """How an optimizer is built, and what its `update` needs besides gradients and parameters."""
 
     build: Callable[[], Any]
     extra_args: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ CASES = {
     "optimistic_adam": Case(without_warning(lambda: optax.optimistic_adam(0.1))),
     "polyak_sgd": Case(lambda: optax.polyak_sgd(max_learning_rate=0.1), ("value",)),
     "sophia": plain(optax.contrib, "sophia", "obj_fn"),
-    # Clips the gradient of each example, so that examples are a batch axis of the kernels. It
+    # This clips the gradient of each example, so that examples are a batch axis of the kernels. It
     # has no argument but the seed of which newer versions of Optax warn.
     "dpsgd": Case(without_warning(lambda: optax.contrib.dpsgd(0.1, 1.0, 0.1, 0)), per_example=True),
     # These wrap another optimizer.
@@ -79,7 +79,7 @@ CASES = {
 
 
 def optimizers_of(module):
-    """Public functions that take a learning rate or an optimizer; `scale_by_…` are parts of one."""
+    """Returns the public functions that make optimizers, without their parts (`scale_by_…`)."""
     return {
         name
         for name, function in inspect.getmembers(module, inspect.isfunction)
@@ -114,13 +114,13 @@ apply_updates = jax.jit(optax.apply_updates)
 
 def centralized_by_hand(grads):
     kernel = grads["kernel"]
-    # Alone, the subtraction may leave its result less sharded than the gradient was.
+    # The subtraction alone may leave its result less sharded than the gradient was.
     by_hand = jax.device_put(kernel - kernel.mean(axis=-2, keepdims=True), kernel.sharding)
     return {**grads, "kernel": by_hand}
 
 
 class Run:
-    """A training under jit that counts how often the optimizer's update is traced."""
+    """A training run under jit that counts how often the optimizer's update is traced."""
 
     def __init__(self, tx, params, extra_args):
         def update(grads, state, params, value, grad):
@@ -131,7 +131,7 @@ class Run:
 
         self.traces = 0
         self.params, self.state = params, tx.init(params)
-        # Each program runs three times: compiling it fast matters more than running it fast.
+        # Each program runs only three times, so compiling it fast matters more than running it fast.
         self.update = jax.jit(update, compiler_options={"xla_backend_optimization_level": 0})
 
     def step(self, grads, value, gradient):
@@ -151,8 +151,8 @@ def test_every_optimizer_of_this_optax_has_a_case():
 
 
 @pytest.mark.parametrize("name", DISCOVERED)
-def test_runs_behind_centralize_as_on_gradients_centralized_by_hand(name):
-    """The same training, and no retrace, dtype, structure or sharding that GC would bring."""
+def test_runs_after_centralize_as_on_gradients_centralized_by_hand(name):
+    """The training is the same, and GC adds no retrace and changes no dtype, structure or sharding."""
     case = CASES[name]
     gc = optax_gc.centralize(
         {"kernel": (-2,), "bias": None} if case.per_example else optax_gc.kernel_axes

@@ -1,4 +1,4 @@
-"""kernel_axes, conv_kernels and dense_kernels: the last name and the rank decide, nothing else."""
+"""kernel_axes, conv_kernels and dense_kernels decide only by a leaf's last name and its rank."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ def test_a_convolution_is_averaged_over_space_and_input_channels():
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 5, 6])
-def test_where_shape_cannot_tell_the_leaf_is_left_alone(rank):
+def test_a_leaf_of_an_ambiguous_rank_is_left_alone(rank):
     assert kernel_axes({"kernel": array(*[2] * rank)}) == {"kernel": None}
 
 
-def test_ranks_says_what_shape_cannot():
+def test_ranks_names_the_ranks_of_kernels():
     axes = kernel_axes({"a": array(3, 5, 7), "b": array(5, 7)}, ranks=(3,))
     assert axes == {"a": (0, 1), "b": None}
 
@@ -39,7 +39,7 @@ def test_ranks_says_what_shape_cannot():
 @pytest.mark.parametrize(
     ("out_axis", "expected"), [(0, (1, 2, 3)), (-1, (0, 1, 2)), (-2, (0, 1, 3))]
 )
-def test_every_axis_but_the_output_axis(out_axis, expected):
+def test_all_axes_except_the_output_axis_are_averaged(out_axis, expected):
     assert kernel_axes({"w": array(2, 3, 4, 5)}, out_axis=out_axis) == {"w": expected}
 
 
@@ -53,7 +53,7 @@ def test_every_axis_but_the_output_axis(out_axis, expected):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("rank", [2, 4])
-def test_a_name_that_is_no_kernels_is_left_alone(name, rank):
+def test_a_leaf_whose_name_is_not_that_of_a_kernel_is_left_alone(name, rank):
     tree = {"layer": {name: array(*[3] * rank)}}
     assert kernel_axes(tree) == {"layer": {name: None}}
     assert conv_kernels(tree) == dense_kernels(tree) == {"layer": {name: False}}
@@ -62,12 +62,12 @@ def test_a_name_that_is_no_kernels_is_left_alone(name, rank):
 @pytest.mark.parametrize(
     "name", ["kernel", "weight", "w", "w_i", "query", "bias_free", "tokens", "bb"]
 )
-def test_any_other_name_is_a_kernels(name):
+def test_a_leaf_of_any_other_name_is_a_kernel(name):
     assert kernel_axes({name: array(3, 4)}) == {name: (0,)}
 
 
 @pytest.mark.parametrize("module", ["patch_embedding", "bias", "scale", "b", "token"])
-def test_only_the_last_name_counts_never_the_modules(module):
+def test_only_the_last_name_counts_and_not_those_of_modules(module):
     assert kernel_axes({module: {"kernel": array(3, 4)}}) == {module: {"kernel": (0,)}}
 
 
@@ -87,15 +87,15 @@ jax.tree_util.register_pytree_with_keys(
 )
 
 
-def test_the_value_of_a_box_is_no_name():
+def test_the_value_of_a_box_is_not_a_name():
     axes = kernel_axes({"kernel": Box(array(3, 4)), "bias": Box(array(3, 4))})
     assert axes["kernel"].value == (0,)
     assert axes["bias"].value is None
-    # A key of a dict is a name, whatever it says.
+    # A key of a dictionary is always a name, even if it is "value".
     assert kernel_axes({"value": array(3, 4)}) == {"value": (0,)}
 
 
-def test_a_leaf_without_a_name_goes_by_rank():
+def test_a_leaf_without_a_name_is_judged_by_its_rank():
     assert kernel_axes(array(3, 4)) == (0,)
     assert kernel_axes(array(3)) is None
     assert kernel_axes([(array(3, 4), array(4)), (array(3, 3, 4, 5), array(5))]) == [
@@ -105,7 +105,7 @@ def test_a_leaf_without_a_name_goes_by_rank():
     assert kernel_axes({0: array(3, 4)}) == {0: (0,)}
 
 
-def test_a_list_gives_its_name_to_what_it_holds():
+def test_the_items_of_a_list_have_the_name_of_the_list():
     assert kernel_axes({"bias": [array(3, 4)], "kernel": [array(3, 4)]}) == {
         "bias": [None],
         "kernel": [(0,)],
@@ -120,7 +120,7 @@ def test_masked_and_missing_nodes_are_left_alone():
 
 
 @pytest.mark.parametrize("leaf", [3.0, "text", jax.nn.relu, np.float32(2)])
-def test_what_is_no_array_is_left_alone(leaf):
+def test_a_leaf_that_is_not_an_array_is_left_alone(leaf):
     assert kernel_axes({"kernel": leaf}) == {"kernel": None}
     assert conv_kernels({"kernel": leaf}) == {"kernel": False}
 
@@ -132,7 +132,7 @@ def test_an_empty_tree_stays_empty(tree):
     assert dense_kernels(tree) == tree
 
 
-def test_conv_and_dense_kernels():
+def test_conv_kernels_and_dense_kernels_mark_leaves_by_rank():
     tree = {"kernel": array(3, 3, 4, 5), "head": array(4, 5), "attention": array(4, 2, 5)}
     assert conv_kernels(tree) == {"kernel": True, "head": False, "attention": False}
     assert dense_kernels(tree) == {"kernel": False, "head": True, "attention": False}
@@ -167,7 +167,7 @@ def test_exclude_works_wherever_a_mask_does():
     assert "left alone, masked: 1 leaf, 6 weights\n  head/kernel" in tabulate(grads, mask=mask)
 
 
-def test_exclude_names_a_part_that_is_not_there_unless_leaves_are_masked():
+def test_exclude_names_a_missing_part_unless_leaves_are_masked():
     tree = {"body": {"kernel": array(3, 2)}}
     with pytest.raises(ValueError, match=r"exclude\('haed'\): no leaf is in a part of this name"):
         exclude("haed")(tree)
@@ -177,7 +177,7 @@ def test_exclude_names_a_part_that_is_not_there_unless_leaves_are_masked():
             exclude(*names)
 
 
-def test_conv_kernels_of_other_ranks():
+def test_conv_kernels_can_have_other_ranks():
     tree = {"x": array(2, 2, 2, 3, 4), "y": array(2, 2, 3, 4), "z": array(2, 3, 4)}
     assert conv_kernels(tree) == {"x": False, "y": True, "z": False}
     assert conv_kernels(tree, ranks=(4, 5)) == {"x": True, "y": True, "z": False}
@@ -191,7 +191,7 @@ def test_tabulate_asks_to_check_what_only_the_rank_decides():
     )
 
 
-def test_keystr_of_a_path_is_what_messages_say():
+def test_messages_name_a_leaf_by_its_path():
     assert jax.tree_util.keystr((DictKey("a"), GetAttrKey("value"))) == "['a'].value"
     with pytest.raises(
         ValueError, match=r"out_axis=2 is not an axis of the leaf \['a'\]\['w'\] of shape \(3, 4\)"
@@ -200,21 +200,21 @@ def test_keystr_of_a_path_is_what_messages_say():
 
 
 @pytest.mark.parametrize("out_axis", [1.0, None, (0,), True, "0"])
-def test_an_output_axis_that_is_no_int(out_axis):
+def test_an_output_axis_that_is_not_an_int_is_refused(out_axis):
     with pytest.raises(TypeError, match="out_axis must be an int"):
         kernel_axes({"w": array(3, 4)}, out_axis=out_axis)
 
 
 @pytest.mark.parametrize("ranks", [2, "24", (2.0,), (True,), None])
-def test_ranks_that_are_no_ints(ranks):
+def test_ranks_that_are_not_ints_are_refused(ranks):
     with pytest.raises(TypeError, match=r"ranks must be a sequence of ints such as \(2, 4\)"):
         kernel_axes({"w": array(3, 4)}, ranks=ranks)
 
 
-def test_a_rank_without_inputs():
+def test_a_rank_without_inputs_is_refused():
     with pytest.raises(ValueError, match="a kernel has at least 2 axes"):
         kernel_axes({"w": array(3, 4)}, ranks=(1, 2))
 
 
-def test_the_public_names():
+def test_all_public_names_exist():
     assert set(optax_gc.__all__) <= set(dir(optax_gc))

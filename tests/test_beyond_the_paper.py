@@ -1,4 +1,4 @@
-"""What holds for optimizers, layers and ways to train that the paper does not treat."""
+"""Properties of GC with optimizers, layers and ways of training that the paper does not cover."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def muon():
 
 
 def test_muon_keeps_e_w_as_sgd_does():
-    """A Newton-Schulz iteration is G p(GᵀG), so eᵀG = 0 stays."""
+    """A Newton-Schulz iteration is G p(GᵀG), so eᵀG stays 0."""
     assert drift_after(optax.chain(centralize(), muon())) < 1e-12
     assert drift_after(muon()) > 1e-3
 
@@ -55,7 +55,7 @@ def test_muon_keeps_e_w_as_sgd_does():
 )
 def test_elementwise_scaling_does_not_keep_e_w(make):
     assert drift_after(optax.chain(centralize(), make(0.02))) > 1e-3
-    # Behind the scaling it is kept by every optimizer.
+    # With GC after the scaling, every optimizer keeps it.
     assert drift_after(optax.chain(make(0.02), centralize())) < 1e-12
 
 
@@ -88,7 +88,7 @@ def share_removed_after(name, change=lambda model: None):
 
 
 def test_gc_removes_nothing_after_a_layer_norm_with_its_initial_scale():
-    """Its output is orthogonal to the ones, so every input's gradients sum to 0 over the inputs."""
+    """Its output is orthogonal to the vector of ones, so gradients sum to 0 over the inputs."""
     assert share_removed_after("layer_norm") < 1e-12
 
 

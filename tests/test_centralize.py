@@ -1,4 +1,4 @@
-"""centralize(): what it does to each kind of leaf and tree, and what it refuses."""
+"""centralize() handles every kind of leaf and tree, and refuses bad axes and masks."""
 
 import chex
 import jax
@@ -12,7 +12,7 @@ from tests.helpers import apply
 
 
 def gradients(seed=0):
-    """A small image net's gradients: convolution, depthwise, 1x1, dense, norm and bias."""
+    """Returns gradients of a small image net, with kernels of several kinds, a norm and a bias."""
     shapes = {
         "conv": {"kernel": (3, 3, 4, 8), "bias": (8,)},
         "depthwise": {"kernel": (3, 3, 1, 8)},
@@ -51,7 +51,7 @@ class TestEquationOne(chex.TestCase):
         chex.assert_trees_all_equal_shapes_and_dtypes(out, grads)
 
 
-def test_no_state():
+def test_there_is_no_state():
     tx = centralize()
     state = tx.init(gradients())
     assert jax.tree.leaves(state) == []
@@ -78,7 +78,7 @@ def test_a_second_call_does_not_retrace():
         _, state = update(gradients(seed), state)
 
 
-def test_strict_dtype_promotion():
+def test_it_works_under_strict_dtype_promotion():
     with jax.numpy_dtype_promotion("strict"):
         apply(centralize(), {"kernel": jnp.ones((3, 4), jnp.bfloat16), "head": jnp.ones((3, 4))})
 
@@ -110,7 +110,7 @@ def test_negative_axes_count_from_the_end():
     )
 
 
-def test_output_and_batch_axes_are_alike():
+def test_output_and_batch_axes_are_treated_alike():
     stacked = jax.random.normal(jax.random.key(0), (5, 3, 4))
     together = apply(centralize((1,)), stacked)
     alone = jnp.stack([apply(centralize((0,)), layer) for layer in stacked])
@@ -136,7 +136,7 @@ def test_no_axes_leave_the_leaf_alone():
     ("shape", "axes"), [((1, 4), (0,)), ((1, 1, 1, 6), (0, 1, 2)), ((3, 1, 2), (1,))]
 )
 def test_a_weight_vector_of_fan_in_one_is_left_alone(shape, axes):
-    """Its mean is the weight itself: without it the weight would never train."""
+    """The mean is the weight's whole gradient. Without it, the weight would never train."""
     grads = jax.random.normal(jax.random.key(0), shape)
     chex.assert_trees_all_equal(apply(centralize(axes), grads), grads)
     chex.assert_trees_all_equal(apply(centralize(), {"kernel": grads})["kernel"], grads)
@@ -162,13 +162,13 @@ def test_masks_as_a_tree_a_callable_and_a_prefix_agree():
     chex.assert_trees_all_equal(apply(centralize(mask=False), grads), grads)
 
 
-def test_the_two_masks_are_the_two_halves():
+def test_conv_kernels_and_dense_kernels_together_are_all_kernels():
     grads = gradients()
     both = apply(optax.chain(centralize(mask=conv_kernels), centralize(mask=dense_kernels)), grads)
     chex.assert_trees_all_equal(both, apply(centralize(), grads))
 
 
-def test_a_masked_leaf_is_not_held_to_its_axes():
+def test_the_axes_of_a_masked_leaf_are_not_checked():
     grads = gradients()
     out = apply(centralize((0, 1, 2), mask=conv_kernels), grads)
     chex.assert_trees_all_equal(out, apply(centralize(mask=conv_kernels), grads))
@@ -204,7 +204,7 @@ def test_a_masked_leaf_is_not_held_to_its_axes():
         "python",
     ],
 )
-def test_what_has_no_mean_to_subtract_passes_through(leaf):
+def test_leaves_without_a_mean_to_subtract_pass_through(leaf):
     for tx in (centralize(), centralize((0,)) if np.ndim(leaf) else centralize()):
         out = apply(tx, {"kernel": leaf, "head": jnp.ones((2, 3))})
         assert type(out["kernel"]) is type(leaf)
@@ -243,7 +243,7 @@ def test_nan_and_inf_stay_inside_their_own_neuron(bad):
 # Masked nodes
 
 
-def test_an_axes_tree_for_all_parameters_serves_masked_updates():
+def test_an_axes_tree_for_all_parameters_fits_masked_updates():
     grads = gradients()
     tree = kernel_axes(grads)
     expected = apply(centralize(), grads)
@@ -254,7 +254,7 @@ def test_an_axes_tree_for_all_parameters_serves_masked_updates():
     chex.assert_trees_all_equal(out, expected | {"head": grads["head"]})
 
 
-def test_an_axes_tree_for_all_parameters_serves_updates_without_some():
+def test_an_axes_tree_for_all_parameters_fits_updates_that_lack_some():
     grads = gradients() | {"conv": None}
     out = apply(centralize(kernel_axes(gradients())), grads)
     assert out["conv"] is None
@@ -285,7 +285,7 @@ def test_an_axes_tree_for_all_parameters_serves_updates_without_some():
         (lambda _: {"a": {"w": (7,)}}, ValueError, "axis 7"),
     ],
 )  # fmt: skip
-def test_an_axes_error_names_the_leaf_and_what_was_given(axes, error, message):
+def test_an_axes_error_names_the_leaf_and_what_was_passed(axes, error, message):
     grads = {"a": {"w": jnp.ones((3, 4))}}
     tx = centralize(axes)
     with pytest.raises(error, match=message):
@@ -304,7 +304,7 @@ def test_an_axes_error_names_the_leaf_and_what_was_given(axes, error, message):
         (lambda _: {"a": "yes"}, TypeError, r"must be a bool, not 'yes'"),
     ],
 )  # fmt: skip
-def test_a_mask_error_names_the_leaf_and_what_was_given(mask, error, message):
+def test_a_mask_error_names_the_leaf_and_what_was_passed(mask, error, message):
     grads = {"a": {"w": jnp.ones((3, 4))}}
     with pytest.raises(error, match=message):
         apply(centralize(mask=mask), grads)
@@ -320,11 +320,11 @@ jax.tree_util.register_pytree_node(
 )
 
 
-def test_containers_of_one_type_with_other_static_fields():
+def test_containers_of_one_type_with_different_static_fields_do_not_match():
     with pytest.raises(ValueError, match="both are a Layer, with different static fields"):
         apply(centralize(Layer((0,), "a")), Layer(jnp.ones((3, 4)), "b"))
 
 
-def test_axes_none_is_an_error_that_says_what_to_use():
+def test_axes_none_is_an_error_that_names_what_to_use():
     with pytest.raises(TypeError, match=r"optax\.identity\(\)"):
         centralize(None)

@@ -32,12 +32,15 @@ OPTIMIZERS = {
 
 
 class Net(nnx.Module):
-    """A layer of each kind whose axes only the model can tell, and a convolution."""
+    """A layer of each kind whose axes only the model can tell, and a convolution.
+
+    It is too large for the fast memory of a TPU, where a copy of a gradient would not count.
+    """
 
     def __init__(self, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(128, 256, (3, 3), rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(8, 256, 1024, decode=False, rngs=rngs)
-        self.up = nnx.Linear(256, 1024, rngs=rngs)
+        self.conv = nnx.Conv(512, 1024, (3, 3), rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(8, 2048, 8192, decode=False, rngs=rngs)
+        self.up = nnx.Linear(2048, 16384, rngs=rngs)
 
 
 NET = nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
@@ -153,11 +156,11 @@ def test_no_gradient_is_transposed_copied_or_read_more_than_once_more(card, spli
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_gc_adds_one_kernel_for_each_kernel_and_for_each_split_reduction(card):
-    """A fusion or a sum for each, on one chip; at most two where a sum is split."""
+def test_gc_launches_at_most_three_kernels_for_each_mean(card):
+    """The sum, the sum of its parts where XLA splits it, and the quotient; most means take one."""
     _, _, ours = compile_update(card, "nothing", "ours")
     _, _, plain = compile_update(card, "nothing", "none")
-    assert hlo.count_fusions(ours) - hlo.count_fusions(plain) <= 2 * len(KERNELS)
+    assert hlo.count_fusions(ours) - hlo.count_fusions(plain) <= 3 * len(KERNELS)
 
 
 def reduces_and_subtracts(card, transform) -> list[hlo.Instruction]:

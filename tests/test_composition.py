@@ -1,4 +1,4 @@
-"""centralize() inside what Optax composes: each combination against the same thing by hand."""
+"""centralize() inside Optax's wrappers and combinations gives the same result as Φ by hand."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def tree(seed):
 
 
 def phi(grads):
-    """Φ by hand, over the axes that `tree` has."""
+    """Computes Φ by hand, over the axes of `tree`."""
     means = {"conv": (0, 1, 2), "dense": (0,)}
     return {
         name: g - g.mean(means[name], keepdims=True) if name in means else g
@@ -31,7 +31,7 @@ def phi(grads):
 
 
 def run(tx, steps=5, gradient=lambda t: tree(t + 1)) -> tuple[Any, Any]:
-    """Parameters and state after a few jitted steps, traced once."""
+    """Returns the parameters and the state after a few jitted steps, which are traced once."""
     chex.clear_trace_counter()
 
     @jax.jit
@@ -48,18 +48,18 @@ def run(tx, steps=5, gradient=lambda t: tree(t + 1)) -> tuple[Any, Any]:
 
 
 def assert_same(tx, by_hand, gradient=lambda t: tree(t + 1)):
-    """`tx` on the gradients is `by_hand` on the gradients that are centralised already."""
+    """Checks that `tx` on the gradients equals `by_hand` on gradients that are already centralized."""
     actual, _ = run(tx, gradient=gradient)
     expected, _ = run(by_hand, gradient=lambda t: phi(gradient(t)))
     chex.assert_trees_all_close(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.sgd(0.1, 0.9), optax.adam(0.1)])
-def test_chain(optimizer):
+def test_it_works_inside_a_chain(optimizer):
     assert_same(optax.chain(centralize(), optimizer), optimizer)
 
 
-def test_clipping_comes_before():
+def test_clipping_can_come_before_it():
     def clipped(t):
         grads = tree(t + 1)
         norm = jnp.sqrt(sum((g**2).sum() for g in grads.values()))
@@ -71,7 +71,7 @@ def test_clipping_comes_before():
 
 
 @pytest.mark.parametrize("axes", [kernel_axes, kernel_axes(tree(0))], ids=["callable", "tree"])
-def test_masked(axes):
+def test_it_works_inside_masked(axes):
     mask = {"conv": True, "dense": False, "bias": False}
     tx = optax.chain(optax.masked(centralize(axes), mask), optax.sgd(0.1))
     expected, _ = run(
@@ -83,8 +83,8 @@ def test_masked(axes):
 
 
 @pytest.mark.parametrize("axes", [kernel_axes, kernel_axes(tree(0))], ids=["callable", "tree"])
-def test_partition(axes):
-    """Each group has its own optimizer; each sees the other's leaves masked."""
+def test_it_works_inside_partition(axes):
+    """Each group has its own optimizer, which sees the leaves of the other group as masked."""
     tx = optax.partition(
         {
             "gc": optax.chain(centralize(axes), optax.sgd(0.1, 0.9)),
@@ -102,7 +102,7 @@ def test_partition(axes):
     chex.assert_trees_all_close(run(tx)[0], expected, atol=1e-5)
 
 
-def test_multi_steps():
+def test_it_works_inside_multi_steps():
     """Φ is linear, so gradients may be accumulated before it or after."""
     every_two = optax.MultiSteps(optax.sgd(0.1, 0.9), 2).gradient_transformation()
     inside = optax.MultiSteps(optax.chain(centralize(), optax.sgd(0.1, 0.9)), 2)
@@ -113,8 +113,8 @@ def test_multi_steps():
     assert_same(inside, every_two)
 
 
-def test_inject_hyperparams():
-    """It takes callables for schedules unless they are named as static."""
+def test_it_works_inside_inject_hyperparams():
+    """It takes functions for schedules unless they are named as static."""
     injected = optax.inject_hyperparams(centralize, static_args=("axes", "mask"))
     for tx in (injected(), injected(kernel_axes), injected(axes=kernel_axes(tree(0)))):
         assert_same(optax.chain(tx, optax.sgd(0.1)), optax.sgd(0.1))
@@ -129,8 +129,8 @@ def test_inject_hyperparams():
     np.testing.assert_allclose(state.hyperparams["learning_rate"], rate(4), rtol=1e-5)
 
 
-def test_apply_if_finite():
-    """A gradient that is not finite is dropped as it is without GC."""
+def test_it_works_inside_apply_if_finite():
+    """A gradient that is not finite is dropped, as without GC."""
 
     def gradient(t):
         return jax.tree.map(lambda g: g * (jnp.nan if t == 2 else 1), tree(t + 1))
@@ -141,7 +141,7 @@ def test_apply_if_finite():
     assert run(tx, gradient=gradient)[1].total_notfinite == 1
 
 
-def test_lookahead():
+def test_it_works_inside_lookahead():
     def make(fast):
         return optax.lookahead(fast, sync_period=2, slow_step_size=0.5)
 
@@ -158,12 +158,12 @@ def test_lookahead():
     chex.assert_trees_all_close(actual, expected, atol=1e-6)
 
 
-def test_schedule_free_sgd():
+def test_it_works_before_schedule_free_sgd():
     by_hand = optax.contrib.schedule_free_sgd(0.1)
     assert_same(optax.chain(centralize(), by_hand), by_hand)
 
 
-def test_scan_over_steps():
+def test_it_works_in_a_scan_over_steps():
     tx = optax.chain(centralize(), optax.sgd(0.1, 0.9))
 
     def step(carry, grads):
@@ -176,8 +176,8 @@ def test_scan_over_steps():
     chex.assert_trees_all_close(scanned, run(tx)[0], atol=1e-6)
 
 
-def test_vmap_over_models():
-    """Three models at once are three models one by one."""
+def test_it_works_under_vmap_over_models():
+    """Three models at once have the same result as three models one by one."""
     tx = optax.chain(centralize(), optax.adam(0.1))
 
     def update(grads):

@@ -1,9 +1,10 @@
-"""Corollary 4.1 judges the axes without knowing them.
+"""Corollary 4.1 holds for the axes of every layer. The test does not need to know these axes.
 
 A constant shift of a linear layer's whole input changes its output by the shift times 1ᵀw.
-With GC this change stays what it was at the start, however long the layer is trained. For
-convolutions every output must see the whole kernel (VALID or CIRCULAR padding, and only the
-interior for a transposed one). Layers that follow each other are judged each on its own input.
+With GC, this change keeps its initial value, however long the layer is trained. For
+convolutions, every output must see the whole kernel. So their padding is VALID or CIRCULAR, and
+only the interior of a transposed one is compared. If layers follow each other, each of them is
+judged on its own input.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ SHIFT = 0.7
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A layer, an input for it, and whether averaging all axes but the last suits it."""
+    """A layer, an input for it, and whether averaging over all axes but the last is right for it."""
 
     name: str
     layer: Any  # nnx: rngs -> module; linen: module
@@ -264,7 +265,7 @@ HAIKU_KINDS = [
     ),
 ]
 
-# Equinox stores the outputs first, so here the flag is about all axes but the first.
+# Equinox stores the outputs first, so here the flag means all axes but the first.
 EQUINOX_KINDS = [
     Kind("linear", lambda key: eqx.nn.Linear(3, 4, key=key), (6, 3), True),
     Kind("conv 1-D", lambda key: eqx.nn.Conv1d(2, 4, 3, key=key), (2, 2, 7), True),
@@ -301,7 +302,7 @@ def all_but_the_first(params):
 
 
 def judge(kind, params, bind, axes, outputs_first=False):
-    """Trains after each of three projections, and checks which of them kept the answer to a shift."""
+    """Trains with each of three projections, and checks which of them keep the response to a shift."""
     x = draw(jax.ShapeDtypeStruct(kind.x, jnp.float64), seed=1)
     target = draw(jax.eval_shape(lambda params: kind.train(bind(params), x), params), seed=2)
 
@@ -389,7 +390,7 @@ def test_equinox_layer_keeps_its_answer_to_a_constant_shift(x64, kind):
     del x64
     model = eqx.filter_eval_shape(kind.layer, jax.random.key(0))
     axes = optax_gc.equinox_kernel_axes(model)
-    # The spatial axes of Equinox come last, and the cut of the borders is along axis 1.
+    # In Equinox the spatial axes come last, and the borders are cut along axis 1.
     params = jax.tree.map(
         draw, eqx.filter(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     )

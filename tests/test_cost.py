@@ -1,7 +1,7 @@
-"""What GC costs, as XLA counts it: bounds that a slower version would break on any machine.
+"""Bounds on the cost of GC as XLA counts it, which a slower version would break on any machine.
 
-Everything is compiled for shapes; no array is made and nothing is timed. XLA's CPU backend fuses dense
-kernels of more than 8e6 parameters otherwise, so these are smaller.
+Everything is compiled for shapes. No array is made, and nothing is timed. The kernels have less than
+8e6 parameters, because XLA's CPU backend fuses larger dense kernels differently.
 """
 
 import functools
@@ -42,7 +42,7 @@ OPTIMIZERS = {
 
 
 def plain_line(updates, params):
-    """The whole of GC where nothing has to be found out, checked or widened."""
+    """GC if nothing has to be inferred, checked or widened."""
     del params
     return jax.tree.map(
         lambda g, axes: g - g.mean(axes, keepdims=True) if axes else g,
@@ -52,7 +52,7 @@ def plain_line(updates, params):
 
 
 def copied(updates, params):
-    """A branch fuses with nothing around it: what it returns is written down."""
+    """A branch is not fused with anything around it, so its result is written to memory."""
     finite = jnp.isfinite(updates["layer0"]["dense"]["bias"][0])
     return jax.lax.cond(finite, lambda: plain_line(updates, params), lambda: updates)
 
@@ -67,14 +67,14 @@ def shifted(updates, params):
 
 
 def lower(tx, params=PARAMS):
-    """An update step with parameters and state in place, as training does it."""
+    """Lowers an update step that works in place, as in training."""
 
     def step(carry, grads):
         params, state = carry
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    # In JAX 0.12 the shapes of `init` do not tell that the momentum is split as its parameter is.
+    # In JAX 0.12 the shapes that `init` returns do not have the sharding of their parameters.
     state = optax.tree_utils.tree_map_params(
         tx,
         lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
@@ -85,7 +85,7 @@ def lower(tx, params=PARAMS):
 
 
 def cost(tx, params=PARAMS):
-    """Bytes accessed, bytes of temporaries, bytes updated in place."""
+    """Returns the bytes accessed, the bytes of temporaries, and the bytes updated in place."""
     compiled = lower(tx, params).compile()
     memory, counts = compiled.memory_analysis(), compiled.cost_analysis()
     assert memory is not None
@@ -94,7 +94,7 @@ def cost(tx, params=PARAMS):
 
 
 def within_bounds(make, gc, trees_accessed=1, trees_kept=0):
-    """Whether GC adds no more traffic and temporaries than so many trees, and the means."""
+    """Returns whether GC adds at most this many trees of traffic and of temporaries, and the means."""
     accessed, temporary, in_place = cost(make(gc=gc))
     without, without_temporary, without_in_place = cost(make(gc=optax.identity()))
     return (
@@ -111,10 +111,10 @@ def test_it_costs_one_read_of_the_gradients_and_room_for_the_means(optimizer):
 
 
 @newest_xla
-def test_decay_inside_costs_two_more_passes_and_a_tree():
-    """XLA's sums on CPU read no sums: g + λw is written, then read by the means and the momentum.
+def test_gc_of_the_decay_costs_two_more_passes_and_a_tree():
+    """On CPU, XLA writes g + λw to memory, and then reads it for the means and for the momentum.
 
-    Without GC the momentum adds λw as it goes, and reads g and w. Two reads are the least.
+    Without GC, the momentum reads g and w and adds λw itself. At least two more reads are needed.
     """
     sgd = functools.partial(optax_gc.sgd, 0.1, momentum=0.9, weight_decay=5e-4)
     assert within_bounds(sgd, centralize(), trees_accessed=3, trees_kept=1)
@@ -128,7 +128,7 @@ def test_a_form_that_costs_more_breaks_the_bounds(worse):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 def test_it_is_the_plain_line_to_the_compiler(dtype):
-    """No slower than the shortest code there is, for it is the same program."""
+    """It is as fast as the shortest code for GC, because it is the same program."""
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), PARAMS)
     ours, plain = (
         lower(optax.chain(gc, optax.sgd(0.1, momentum=0.9)), params).as_text()
@@ -153,7 +153,7 @@ def test_float32_sums_of_narrow_gradients_cost_no_more_than_narrow_ones(dtype):
 @pytest.mark.parametrize("split", ["nothing", "outputs", "inputs"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_sharded_update_sends_the_means_of_split_inputs_once(optimizer, split, axis_type):
-    """The number of leaves does not matter, nor does the optimizer that follows."""
+    """This does not depend on the number of leaves, or on the optimizer that follows."""
     mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
 
     def shard(leaf):

@@ -1,4 +1,4 @@
-"""What describe, tabulate and the measures say, and that logging them changes no step."""
+"""describe, tabulate and the measures report what centralize does, and logging changes no step."""
 
 import functools
 import math
@@ -65,7 +65,7 @@ def test_each_leaf_is_described_with_its_axes_or_its_reason():
     assert reports["head/kernel"].axes is reports["head/kernel"].fan_in is None
 
 
-def test_reasons_of_other_axes():
+def test_other_axes_have_their_own_reasons():
     outputs_first = functools.partial(kernel_axes, out_axis=0, ranks=(2,))
     assert by_path(GRADS, outputs_first)["conv/kernel"].reason == "rank 4 is not in ranks"
     assert by_path(GRADS, outputs_first)["head/kernel"].axes == (1,)
@@ -75,7 +75,7 @@ def test_reasons_of_other_axes():
     assert (experts.axes, experts.fan_in, experts.neurons) == ((1,), 4, 8)
 
 
-def test_model_says_why_it_leaves_a_leaf_alone():
+def test_the_axes_of_a_model_explain_why_a_leaf_is_left_alone():
     model = nnx.Sequential(
         nnx.Embed(5, 4, rngs=nnx.Rngs(0)),
         nnx.Linear(4, 4, rngs=nnx.Rngs(0)),
@@ -119,7 +119,7 @@ def test_gradient_of_zero_loses_nothing():
     assert by_path({"kernel": jnp.zeros((3, 2))})["kernel"].energy_removed == 0
 
 
-def test_table_of_gradients(monkeypatch):
+def test_the_table_of_gradients_has_their_norms(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     grads = {"conv": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)}, "n": jnp.ones(2, int)}
     assert tabulate(grads).splitlines() == [
@@ -138,7 +138,7 @@ def test_table_of_gradients(monkeypatch):
 
 
 def resnet101():
-    """The names and shapes of ResNet-101's 314 parameters."""
+    """Returns the names and shapes of ResNet-101's 314 parameters."""
 
     def norm(width):
         return {"scale": (width,), "bias": (width,)}
@@ -164,7 +164,7 @@ def resnet101():
 
 
 @pytest.mark.parametrize("columns", [56, 80, 200])
-def test_table_of_resnet101_fits_the_terminal(monkeypatch, columns):
+def test_the_table_of_resnet101_fits_the_terminal(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     params = resnet101()
     lines = tabulate(params).splitlines()
@@ -172,7 +172,7 @@ def test_table_of_resnet101_fits_the_terminal(monkeypatch, columns):
     assert max(map(len, lines[:106])) <= columns
     assert max(map(len, lines)) <= max(columns, 80)
     assert sum("conv_" in line and "0,1,2" in line for line in lines) == 103
-    # What is left alone takes a few lines, not one for each of its 209 leaves.
+    # The leaves that are left alone take a few lines, and not one for each of the 209.
     assert len(lines) < 120
     text = " ".join(" ".join(lines).split())
     assert "left alone, not a kernel by name: 209 leaves, 106,344 weights" in text
@@ -181,7 +181,7 @@ def test_table_of_resnet101_fits_the_terminal(monkeypatch, columns):
     assert ("…" in text) == (columns < 80)
 
 
-def test_table_with_norms_fits_eighty_columns(monkeypatch):
+def test_a_table_with_norms_fits_eighty_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     grads = {"stages": {"stage_3": {"block_2": {"conv_0": {"kernel": normal(3, 3, 512, 64)}}}}}
     header, row, *_ = tabulate(grads).splitlines()
@@ -189,7 +189,7 @@ def test_table_with_norms_fits_eighty_columns(monkeypatch):
     assert row.startswith("…") == (len("stages/stage_3/block_2/conv_0/kernel") > row.index(" "))
 
 
-def test_table_says_where_the_mean_is_0_already():
+def test_the_table_names_the_leaves_whose_mean_is_0_already():
     class Net(nnx.Module):
         def __init__(self, rngs):
             self.norm = nnx.LayerNorm(6, rngs=rngs)
@@ -208,12 +208,12 @@ def test_table_says_where_the_mean_is_0_already():
     assert "nothing to remove" not in tabulate({"kernel": jax.ShapeDtypeStruct((3, 2), "float32")})
 
 
-def test_table_of_nothing():
+def test_the_table_of_an_empty_tree_has_only_totals():
     assert tabulate({}) == "centralized: 0 of 0 leaves, 0 of 0 weights"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
-def test_gradient_stats(dtype):
+def test_gradient_stats_are_norms_and_largest_values(dtype):
     grads = {"a": {"kernel": normal(3, 4, dtype=dtype), "bias": normal(4)}, "b": normal(2, 3, 4)}
     (path, stats), *rest = gradient_stats(grads).items()
     assert (path, rest) == ("a/kernel", [])
@@ -284,7 +284,7 @@ MEASURES = {
 
 @pytest.mark.parametrize("name", MEASURES)
 @pytest.mark.parametrize("spec", [PartitionSpec("d"), PartitionSpec(None, "d")])
-def test_measures_jit_and_shard(name, spec):
+def test_measures_can_be_jitted_and_sharded(name, spec):
     measure = functools.partial(MEASURES[name], axes=kernel_axes)
     tree = {"kernel": normal(8, 16), "bias": normal(16)}
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -1,4 +1,4 @@
-"""Muon's and GaLore's axes: an independent Newton-Schulz on the flattened matrices agrees."""
+"""Muon and GaLore get the right axes, as an independent Newton-Schulz on flat matrices shows."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def newton_schulz(matrix):
 
 
 def expected_update(grad, roles, per_head):
-    """The first step of Muon by NumPy, one flattened matrix (inputs, outputs) for each batch."""
+    """Computes Muon's first step in NumPy, with one flat matrix (inputs, outputs) for each batch."""
     outputs = [axis for axis in roles.outputs if not (per_head and axis in roles.heads)]
     batch = [axis for axis in range(grad.ndim) if axis not in (*roles.inputs, *outputs)]
     order = [*batch, *roles.inputs, *outputs]
@@ -77,7 +77,7 @@ def test_muon_orthogonalizes_the_matrix_of_every_linen_layer(x64, kind):
 
 
 class Experts(nnx.Module):
-    """A block like those of large language models: grouped queries, a router and experts."""
+    """A block as in large language models, with grouped queries, a router and experts."""
 
     def __init__(self, rngs):
         self.embed = nnx.Embed(11, 6, rngs=rngs)
@@ -113,11 +113,11 @@ def test_shapes_alone_give_the_matrices_of_convolutions_and_no_heads():
     numbers = optax_gc.muon_dimension_numbers()(params)
     assert numbers["conv"]["kernel"] == optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
     assert numbers["conv"]["bias"] is numbers["thin"] is None
-    with pytest.raises(ValueError, match="per_head=True needs axes that tell the heads"):
+    with pytest.raises(ValueError, match="per_head=True needs axes that identify the heads"):
         optax_gc.muon_dimension_numbers(per_head=True)
 
 
-def test_a_stack_that_could_be_outputs_is_an_error_that_roles_settle():
+def test_a_stack_that_could_be_outputs_is_an_error_that_roles_resolve():
     square = nnx.split_rngs(splits=4)(
         nnx.vmap(lambda rngs: nnx.Linear(3, 4, rngs=rngs), out_axes=1)
     )

@@ -1,4 +1,4 @@
-"""Two processes of two devices each, over the loopback interface, agree with one."""
+"""Two processes with two devices each compute the same as one process."""
 
 import socket
 import subprocess
@@ -34,7 +34,7 @@ np.savez(out, **{f"{s.index[0].start or 0}_{s.index[1].start or 0}": np.asarray(
 
 
 @pytest.mark.parametrize("spec", ["('x', None)", "(None, 'x')"], ids=["inputs", "outputs"])
-def test_two_processes_give_the_answer_of_one(spec, tmp_path):
+def test_two_processes_compute_the_result_of_one(spec, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def found(model, **kwargs):
-    """The axes by path for all that are centralized."""
+    """Returns the axes by path of all leaves that are centralized."""
     params = eqx.filter(model, eqx.is_inexact_array)
     axes = equinox_kernel_axes(model, **kwargs)(params)
     flat = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
@@ -80,7 +80,7 @@ def test_stacks_of_filter_vmap_are_found(axis):
     assert roles == AxisRoles((2,), (1 - axis,), (axis,))
 
 
-def test_layers_chooses_and_muon_gets_its_numbers():
+def test_layers_chooses_kernels_and_muon_gets_its_numbers():
     model = Net(KEY)
     assert found(model, layers=(eqx.nn.ConvTranspose,)) == {"convs/up/weight": (1,)}
     with pytest.raises(ValueError, match=r"layers has Embedding.*Linear, Conv"):

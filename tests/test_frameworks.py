@@ -1,4 +1,4 @@
-"""Parameters as Flax (NNX and Linen), Haiku and Equinox keep them."""
+"""GC works on parameters in the forms that Flax (NNX and Linen), Haiku and Equinox keep."""
 
 import functools
 import subprocess
@@ -40,7 +40,7 @@ class LinenNet(nn.Module):
         return nn.Dense(5, kernel_init=kernel_init, name="head")(nn.relu(x).mean((1, 2)))
 
 
-def assert_centralised(before, after, axes):
+def assert_centralized(before, after, axes):
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     np.testing.assert_allclose(after, before - before.mean(axes, keepdims=True), atol=1e-6)
     assert np.abs(before - after).max() > 1e-4
@@ -50,8 +50,8 @@ def nnx_loss(model, x):
     return (model(x) ** 2).mean() + model(x).sum()
 
 
-def test_nnx_gradients_in_each_of_their_forms():
-    """A State, a module and a plain tree name the same leaf in three ways."""
+def test_gc_works_on_nnx_gradients_in_each_of_their_forms():
+    """A State, a module and a plain tree have three different paths for the same leaf."""
     model = NnxNet(nnx.Rngs(0))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -68,13 +68,13 @@ def test_nnx_gradients_in_each_of_their_forms():
             jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(out)
         }
-        assert_centralised(plain["conv"]["kernel"], flat["conv.kernel"], (0, 1, 2))
-        assert_centralised(plain["heads"][0]["kernel"], flat["heads.0.kernel"], (0,))
+        assert_centralized(plain["conv"]["kernel"], flat["conv.kernel"], (0, 1, 2))
+        assert_centralized(plain["heads"][0]["kernel"], flat["heads.0.kernel"], (0,))
         chex.assert_trees_all_equal(flat["norm.scale"], plain["norm"]["scale"])
         chex.assert_trees_all_equal(flat["heads.0.bias"], plain["heads"][0]["bias"])
 
 
-def test_nnx_optimizer():
+def test_gc_works_in_an_nnx_optimizer():
     model = NnxNet(nnx.Rngs(0))
     start = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     optimizer = nnx.Optimizer(model, optax.chain(centralize(), optax.sgd(0.1, 0.9)), wrt=nnx.Param)
@@ -90,14 +90,14 @@ def test_nnx_optimizer():
     assert len(traces) == 1
     end = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     moved = jax.tree.map(lambda a, b: np.asarray(b - a, np.float64), start, end)
-    # The sum of each weight vector is where it was (Section 4.1); the rest is free.
+    # The sum of each weight vector has not changed (Section 4.1), and all else may have.
     np.testing.assert_allclose(moved["conv"]["kernel"].mean((0, 1, 2)), 0, atol=1e-7)
     np.testing.assert_allclose(moved["heads"][0]["kernel"].mean(0), 0, atol=1e-7)
     assert np.abs(moved["conv"]["kernel"]).max() > 1e-3
     assert np.abs(moved["heads"][0]["bias"]).max() > 1e-3
 
 
-def test_linen_train_state_with_boxed_parameters():
+def test_gc_works_in_a_linen_train_state_with_boxed_parameters():
     net = LinenNet()
     params = net.init(jax.random.key(0), IMAGES)["params"]
     assert isinstance(params["head"]["kernel"], nn.Partitioned)
@@ -121,13 +121,13 @@ def test_linen_train_state_with_boxed_parameters():
     assert np.abs(moved["norm"]["scale"]).max() > 1e-4
 
 
-def test_linen_variables_with_and_without_their_collection():
+def test_gc_works_on_linen_variables_with_and_without_their_collection():
     variables = LinenNet().init(jax.random.key(0), IMAGES)
     assert kernel_axes(variables)["params"]["conv"]["kernel"] == (0, 1, 2)
     assert kernel_axes(variables["params"])["head"]["kernel"].value == (0,)
 
 
-def test_haiku():
+def test_gc_works_on_haiku_gradients():
     def forward(x):
         x = hk.Conv2D(4, 3, name="conv")(x)
         x = hk.BatchNorm(True, True, 0.9, name="norm")(x, is_training=True)
@@ -142,9 +142,9 @@ def test_haiku():
 
     grads = jax.grad(loss)(params)
     out = jax.jit(lambda g: apply(centralize(), g))(grads)
-    assert_centralised(grads["conv"]["w"], out["conv"]["w"], (0, 1, 2))
-    assert_centralised(grads["head"]["w"], out["head"]["w"], (0,))
-    # Haiku's norms keep rank 4: scale and offset of shape (1, 1, 1, channels).
+    assert_centralized(grads["conv"]["w"], out["conv"]["w"], (0, 1, 2))
+    assert_centralized(grads["head"]["w"], out["head"]["w"], (0,))
+    # Haiku's norms keep scale and offset with rank 4, in the shape (1, 1, 1, channels).
     chex.assert_trees_all_equal(out["norm"], grads["norm"])
     assert conv_kernels(grads)["conv"] == {"b": False, "w": True}
 
@@ -161,7 +161,7 @@ class EquinoxNet(eqx.Module):
         return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
 
 
-def test_equinox():
+def test_gc_works_on_equinox_gradients():
     model = EquinoxNet(jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
     images = IMAGES.transpose(0, 3, 1, 2)
@@ -172,20 +172,20 @@ def test_equinox():
 
     grads = jax.grad(loss)(params)
     by_callable = centralize(functools.partial(kernel_axes, out_axis=0))
-    # A module of axes is callable too, and still a tree.
+    # A module of axes is a tree, although it is callable too.
     by_tree = centralize(kernel_axes(params, out_axis=0))
     for tx in (by_callable, by_tree):
         out = jax.jit(lambda g, tx=tx: apply(tx, g))(grads)
         chex.assert_trees_all_equal_structs(out, grads)
-        assert_centralised(grads.conv.weight, out.conv.weight, (1, 2, 3))
-        assert_centralised(grads.head.layers[0].weight, out.head.layers[0].weight, (1,))
-        # Equinox gives a convolution's bias rank 3.
+        assert_centralized(grads.conv.weight, out.conv.weight, (1, 2, 3))
+        assert_centralized(grads.head.layers[0].weight, out.head.layers[0].weight, (1,))
+        # In Equinox a convolution's bias has rank 3.
         chex.assert_trees_all_equal(out.conv.bias, grads.conv.bias)
         chex.assert_trees_all_equal(out.head.layers[1].bias, grads.head.layers[1].bias)
 
 
 def test_optax_centralize_takes_the_wrong_axes_of_a_flax_kernel():
-    """The README's figure: the mean over torch's axes 1 to n - 1 is no neuron's."""
+    """It averages over the axes 1 to n - 1, which are a neuron's inputs in PyTorch but not in Flax."""
     kernel = jnp.asarray(np.random.default_rng(0).normal(1, 1, (4, 3)), jnp.float32)
     for tx, its_axes, other in ((optax.centralize(), 1, 0), (centralize(), 0, 1)):
         out = apply(tx, {"kernel": kernel})["kernel"]

@@ -10,7 +10,7 @@ import pytest
 
 from optax_gc import AxisRoles, haiku_kernel_axes, muon_dimension_numbers, tabulate
 
-# Its type information leaves out what hk.experimental and some layers are.
+# Haiku's type information lacks hk.experimental and some layers.
 hk: Any = haiku
 KEY = jax.random.key(0)
 
@@ -23,7 +23,7 @@ def asked(function, x, transform=hk.transform, **kwargs):
 
 
 def found(function, x, **kwargs):
-    """The axes by path for all that are centralized."""
+    """Returns the axes by path of all leaves that are centralized."""
     axes, params = asked(function, x, **kwargs)
     return {
         f"{module}/{name}": leaf
@@ -65,7 +65,7 @@ def test_layers_of_every_kind_are_found_and_the_rest_is_left_alone_with_a_reason
 
 @pytest.mark.parametrize("outer", [1, 2])
 def test_layer_stack_adds_its_axis_first(outer):
-    # All axes have the same size, so only the stack itself tells which axis it has added.
+    # All axes have the same size, so only the stack itself shows which axis it has added.
     def block(x):
         return hk.Linear(3)(x)
 
@@ -82,7 +82,7 @@ def test_layer_stack_adds_its_axis_first(outer):
     assert axes(params)["linear"]["w"] == (0,)
 
 
-def test_layers_chooses_replace_settles_and_muon_gets_its_numbers():
+def test_layers_and_replace_choose_axes_and_muon_gets_its_numbers():
     def net(x):
         return hk.nets.MLP([4, 2])(hk.Conv1D(4, 3)(x))
 

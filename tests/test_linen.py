@@ -1,4 +1,4 @@
-"""linen_kernel_axes: each layer's axes, wherever it is."""
+"""linen_kernel_axes finds each layer's axes, wherever the layer is."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ X = jax.ShapeDtypeStruct((2, 3), jnp.float32)
 
 
 def asked(model, *args, **kwargs):
-    """The axes and the abstract variables of a model, of input X if no other is given."""
+    """Returns the axes and the abstract variables of a model. The default input is X."""
     args = args or (X,)
     axes = linen_kernel_axes(model, KEY, *args, **kwargs)
     kwargs.pop("layers", None)
@@ -23,7 +23,7 @@ def asked(model, *args, **kwargs):
 
 
 def found(model, *args, **kwargs):
-    """The axes by path for all that are centralized."""
+    """Returns the axes by path of all leaves that are centralized."""
     axes, variables = asked(model, *args, **kwargs)
     flat = jax.tree_util.tree_leaves_with_path(
         axes(nn.meta.unbox(variables["params"])), is_leaf=lambda node: isinstance(node, tuple)
@@ -32,7 +32,7 @@ def found(model, *args, **kwargs):
 
 
 class CallTime(nn.Module):
-    """An Einsum that is told its equation when it is called."""
+    """An Einsum that gets its equation when it is called."""
 
     @nn.compact
     def __call__(self, x):
@@ -59,11 +59,11 @@ class CallTime(nn.Module):
         (nn.ConvTranspose(4, (5, 2), transpose_kernel=True), (1, 9, 9, 3), (0, 1, 3)),
     ],
 )
-def test_each_layer_tells_its_input_axes(layer, shape, axes):
+def test_the_input_axes_of_each_layer_are_found(layer, shape, axes):
     assert found(layer, jnp.zeros(shape)) == {"kernel": axes}
 
 
-def test_einsum_may_be_told_its_equation_in_the_call():
+def test_einsum_may_get_its_equation_in_the_call():
     assert found(CallTime()) == {"Einsum_0/kernel": (1,)}
 
 
@@ -100,7 +100,7 @@ def test_recurrent_cells_hold_dense_kernels(cell, count):
     assert all(path.endswith("/kernel") for path in axes)
 
 
-def test_convolutional_cell():
+def test_a_convolutional_cell_holds_convolution_kernels():
     axes = found(nn.RNN(nn.ConvLSTMCell(4, (3, 3))), jnp.zeros((1, 2, 5, 5, 3)))
     assert set(axes.values()) == {(0, 1, 2)}
     assert len(axes) == 2
@@ -145,7 +145,7 @@ def test_layers_are_found_in_lists_dicts_wrappers_and_remat(train):
     assert found(Nested(), X, train) == NESTED
 
 
-def test_arguments_are_those_of_init():
+def test_the_arguments_are_those_of_init():
     axes = found(Nested(), X, method="encode")
     assert axes == {"items_0/kernel": (0,)}
     assert found(Nested(), X, train=False) == NESTED
@@ -193,7 +193,7 @@ def scanned(axis):
 
 
 @pytest.mark.parametrize(("axis", "axes"), [(0, (1,)), (1, (0,)), (2, (0,))])
-def test_scanned_and_boxed_kernels(axis, axes):
+def test_scanned_kernels_can_be_boxed(axis, axes):
     model = scanned(axis)()
     assert found(model, X, None) == {"Dense_0/kernel": axes}
     asking, variables = asked(model, X, None)
@@ -201,7 +201,7 @@ def test_scanned_and_boxed_kernels(axis, axes):
     assert boxed.value == axes
 
 
-def test_stacks_of_stacks_and_of_functions():
+def test_stacks_of_stacks_and_of_functions_are_found():
     class Stack(nn.Module):
         def setup(self):
             self.dense = nn.Dense(4)
@@ -215,7 +215,7 @@ def test_stacks_of_stacks_and_of_functions():
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_the_transform_tells_the_stack_where_its_size_does_not(axis):
+def test_the_transform_shows_the_stack_if_its_size_does_not(axis):
     # All axes have the same size, so only nn.vmap knows which one it has added.
     axes, variables = asked(stack(nn.Dense, 3, axis)(3))
     kernel = jax.tree_util.tree_leaves(variables["params"]["kernel"])[0]
@@ -226,7 +226,7 @@ def test_the_transform_tells_the_stack_where_its_size_does_not(axis):
     assert axes(variables)["params"]["kernel"] == expected[0]
 
 
-def test_attention_with_as_many_scanned_layers_as_heads():
+def test_attention_can_have_as_many_scanned_layers_as_heads():
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x, _):
@@ -253,7 +253,7 @@ def test_attention_with_as_many_scanned_layers_as_heads():
     assert axes(shapes)["head"]["kernel"] == (0,)
 
 
-def test_nested_stacks_are_told_apart():
+def test_nested_stacks_are_distinguished():
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -306,7 +306,7 @@ def test_subclass_that_keeps_its_kernel_under_another_name_is_unknown():
     assert "left alone, unknown layer Renamed: 1 leaf, 12 weights" in tabulate(variables, axes)
 
 
-def test_shared_scopes_and_kernels_tied_with_different_axes():
+def test_shared_scopes_work_and_kernels_tied_with_different_axes_are_named():
     class Adapted(nn.Module):
         def setup(self):
             self.base = nn.Dense(4)
@@ -334,7 +334,7 @@ def test_shared_scopes_and_kernels_tied_with_different_axes():
         axes(variables)
 
 
-def test_updates_with_and_without_params_frozen_or_of_another_model():
+def test_updates_may_lack_params_or_be_frozen_but_not_be_of_another_model():
     axes, variables = asked(Nested(), X, True)
     inside = axes(variables["params"])
     assert axes({"params": variables["params"]}) == {"params": inside}

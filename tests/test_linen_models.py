@@ -53,7 +53,7 @@ class Recurrent(nn.Module):
 
 
 class Experts(nn.Module):
-    """Every token through both experts, weighted by a router."""
+    """Passes every token through both experts, weighted by a router."""
 
     @nn.compact
     def __call__(self, x):
@@ -110,7 +110,7 @@ def loss(model, params, x):
 
 
 def check_trained(after, before, expected):
-    """Every neuron's sum over its inputs stayed, and every kernel has moved."""
+    """Checks that every neuron's sum over its inputs stayed the same, and that every kernel moved."""
     flat = jax.tree_util.tree_leaves_with_path(jax.tree.map(jnp.subtract, after, before))
     moved = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
     for path, axes in expected.items():
@@ -119,7 +119,7 @@ def check_trained(after, before, expected):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole_model_in_a_train_state(name):
+def test_a_whole_model_trains_in_a_train_state(name):
     model, params, x, axes, expected = whole(name)
     tx = optax.chain(centralize(axes), optax.sgd(0.02, momentum=0.9))
     state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
@@ -134,7 +134,7 @@ def test_whole_model_in_a_train_state(name):
 
 
 @pytest.mark.parametrize("wrap", ["masked", "partition"])
-def test_whole_model_masked_and_partitioned(wrap):
+def test_a_whole_model_trains_masked_and_partitioned(wrap):
     model, params, x, axes, expected = whole("vit")
     kernels = jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in str(path), params)
     if wrap == "masked":

@@ -61,7 +61,7 @@ def _here(tmp_path, monkeypatch):
         (["stateful", "--input", "2,7"], "linear/w  7x5    0          7        5"),
     ],
 )
-def test_the_table_of_every_framework(arguments, row, capsys):
+def test_the_table_is_printed_for_every_framework(arguments, row, capsys):
     name, *rest = arguments
     main([f"models_of_a_user:{name}", *rest])
     assert row in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""nnx_kernel_axes: each layer's axes, wherever it is."""
+"""nnx_kernel_axes finds each layer's axes, wherever the layer is."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def rngs():
 
 
 def found(model, **kwargs):
-    """The axes by path for all that are centralized."""
+    """Returns the axes by path of all leaves that are centralized."""
     axes = nnx_kernel_axes(model, **kwargs)(nnx.state(model, nnx.Param))
     flat = jax.tree_util.tree_leaves_with_path(
         nnx.to_pure_dict(axes), is_leaf=lambda node: isinstance(node, tuple)
@@ -50,7 +50,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("layer", "axes"), LAYERS)
-def test_each_layer_tells_its_input_axes(layer, axes):
+def test_the_input_axes_of_each_layer_are_found(layer, axes):
     assert found(layer()) == {"kernel": axes}
 
 
@@ -130,7 +130,7 @@ def test_abstract_models_and_cycles_are_walked():
     assert found(Cyclic()) == {"layer/kernel": (0,)}
 
 
-def test_variables_that_hold_numbers_or_trees():
+def test_variables_may_hold_numbers_or_trees():
     class Odd(nnx.Module):
         def __init__(self):
             self.count = nnx.Variable(0)
@@ -145,7 +145,7 @@ def test_variables_that_hold_numbers_or_trees():
     ]
 
 
-def test_module_that_is_no_pytree_is_walked():
+def test_a_module_that_is_not_a_pytree_is_walked():
     class Plain(nnx.Module, pytree=False):
         def __init__(self):
             self.layers = [nnx.Linear(2, 3, rngs=rngs())]
@@ -163,7 +163,7 @@ def test_stack_axes_are_batch_axes_wherever_they_lie(axis, axes):
     assert found(stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 5, axis)) == {"kernel": axes}
 
 
-def test_stacks_of_stacks():
+def test_stacks_of_stacks_are_found():
     def inner(rngs):
         return nnx.vmap(lambda rngs: nnx.Linear(3, 4, rngs=rngs))(rngs)
 
@@ -173,7 +173,7 @@ def test_stacks_of_stacks():
     assert found(model) == {"kernel": (1,)}
 
 
-def test_stacked_lora_rank_is_told_from_both_factors():
+def test_the_rank_of_stacked_lora_is_found_from_both_factors():
     model = stacked(lambda rngs: nnx.LoRA(3, 2, 4, rngs=rngs), 5, 0)
     assert found(model) == {"lora_a": (1,)}
     roles = nnx_kernel_axes(model).roles(nnx.to_pure_dict(nnx.state(model)))
@@ -190,7 +190,7 @@ def test_stack_of_one_is_not_ambiguous():
     assert set(axes) >= {2}
 
 
-def test_a_stack_that_shapes_do_not_settle_is_taken_to_be_first_and_tabulate_says_so():
+def test_an_ambiguous_stack_is_assumed_to_be_first_and_tabulate_says_so():
     model = nnx.Sequential(
         stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0), nnx.Conv(4, 2, 5, rngs=rngs())
     )
@@ -199,7 +199,7 @@ def test_a_stack_that_shapes_do_not_settle_is_taken_to_be_first_and_tabulate_say
     text = tabulate(nnx.state(model, nnx.Param), axes)
     assert "axes (0,) are taken to count stacked layers" in text
     assert "layers/0/kernel" in text.split("taken to count")[1]
-    # The user knows better, by part of the model or by leaf.
+    # The user can choose the axes, for a part of the model or for a leaf.
     assert found(model, stacks={"layers/0": 1})["layers/0/kernel"] == (0,)
     mine = axes.replace({"layers/0/kernel": (0,)})
     assert mine(nnx.state(model, nnx.Param))["layers"][0]["kernel"].get_value() == (0,)
@@ -226,7 +226,7 @@ def test_attention_with_as_many_layers_as_heads_is_stacked_like_its_neighbours(a
     assert len(roles.heads) == 1
 
 
-def test_a_stack_is_an_error_where_the_neighbours_do_not_agree():
+def test_an_ambiguous_stack_is_an_error_if_its_neighbours_disagree():
     class Two(nnx.Module):
         def __init__(self):
             self.first = stacked(lambda rngs: nnx.Linear(4, 5, rngs=rngs), 3, 0)
@@ -254,7 +254,7 @@ def test_stacks_that_do_not_fit_the_model_are_errors(stacks, message):
         found(stacked(lambda rngs: nnx.Linear(3, 4, rngs=rngs), 3, 0), stacks=stacks)
 
 
-def test_nested_stacks_of_equal_size_are_settled_by_the_user():
+def test_the_user_chooses_nested_stacks_of_equal_size():
     inner = stacked(lambda rngs: nnx.Linear(3, 3, rngs=rngs), 3, 0)
     model = nnx.Dict(layers=jax.tree.map(lambda p: jnp.stack([p] * 3, 1), inner))
     assert found(model, stacks={"layers": (0, 1)}) == {"layers/kernel": (2,)}
@@ -358,7 +358,7 @@ def test_unknown_layers_are_left_alone_and_named():
     assert "not a kernel: 1 leaf, 6 weights" in text
 
 
-def test_a_state_is_no_model():
+def test_a_state_is_not_a_model():
     with pytest.raises(TypeError, match=r"nnx\.Module that has parameters; got State"):
         nnx_kernel_axes(nnx.state(nnx.Linear(3, 4, rngs=rngs())))
 
@@ -372,7 +372,7 @@ def test_updates_of_another_model_are_named():
             axes({"kernel": jnp.ones(shape)})
 
 
-def test_masked_and_absent_updates_are_passed_over():
+def test_masked_and_absent_updates_are_skipped():
     model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs()), nnx.Linear(4, 2, rngs=rngs()))
     axes = nnx_kernel_axes(model)
     updates = {"layers": {0: optax.MaskedNode(), 1: {"kernel": jnp.ones((4, 2)), "bias": None}}}
@@ -382,7 +382,7 @@ def test_masked_and_absent_updates_are_passed_over():
     np.testing.assert_array_equal(after["layers"][1]["kernel"], 0)
 
 
-def test_shards_of_output_axes_are_taken_and_of_input_axes_refused():
+def test_shards_of_output_axes_are_accepted_and_of_input_axes_refused():
     axes = nnx_kernel_axes(nnx.Linear(4, 8, rngs=rngs()))
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     kernel = jax.random.normal(jax.random.key(0), (4, 8))
@@ -417,7 +417,7 @@ def test_axes_hold_no_arrays_and_do_not_retrace():
     assert len(traces) == 1
 
 
-def test_flax_is_imported_only_when_asked_for_and_named_when_missing():
+def test_flax_is_imported_only_when_needed_and_named_when_missing():
     code = """
 import sys
 from typing import Any

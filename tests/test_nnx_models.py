@@ -18,7 +18,7 @@ def rngs():
 
 
 def found(model, **kwargs):
-    """The axes by path for all that are centralized."""
+    """Returns the axes by path of all leaves that are centralized."""
     axes = nnx_kernel_axes(model, **kwargs)(nnx.state(model, nnx.Param))
     flat = jax.tree_util.tree_leaves_with_path(
         nnx.to_pure_dict(axes), is_leaf=lambda node: isinstance(node, tuple)
@@ -68,7 +68,7 @@ class Recurrent(nnx.Module):
 
 
 class Experts(nnx.Module):
-    """Every token through both experts, weighted by a router."""
+    """Passes every token through both experts, weighted by a router."""
 
     def __init__(self, rngs):
         self.router = nnx.Linear(3, 2, rngs=rngs)
@@ -85,7 +85,7 @@ WHOLE = {
     "experts": (lambda: Experts(rngs()), (6, 3)),
     "lora": (lambda: nnx.LoRALinear(3, 4, lora_rank=2, rngs=rngs()), (6, 3)),
 }
-# The axes in full, by hand.
+# All axes of each model, written by hand.
 EXPECTED = {
     "attention": {
         **{f"attention/{name}/kernel": (0,) for name in ("query", "key", "value")},
@@ -130,7 +130,7 @@ def loss(model, x):
 
 
 def drifts(name, after, before):
-    """The largest change of a neuron's sum over its inputs, and of any weight, by kernel."""
+    """Returns, for each kernel, the largest change of a neuron's sum and of a single weight."""
     after, before = (dict(nnx.to_flat_state(nnx.state(m, nnx.Param))) for m in (after, before))
     for path, axes in EXPECTED[name].items():
         key = next(key for key in after if "/".join(map(str, key)) == path)
@@ -139,7 +139,7 @@ def drifts(name, after, before):
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "experts"])
-def test_whole_model_axes(name):
+def test_the_axes_of_a_whole_model_are_found(name):
     assert found(whole(name)[0]) == EXPECTED[name]
 
 
@@ -150,7 +150,7 @@ def check_trained(name, model, start):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole_model_under_the_nnx_optimizer(name):
+def test_a_whole_model_trains_under_the_nnx_optimizer(name):
     model, x, gc = whole(name)
     start = nnx.clone(model)
     optimizer = nnx.Optimizer(model, optax.chain(gc, optax.sgd(0.1, momentum=0.9)), wrt=nnx.Param)
@@ -180,7 +180,7 @@ def test_only_the_factors_of_lora_are_trained_under_the_nnx_optimizer():
 
 
 @pytest.mark.parametrize("name", ["attention", "lora"])
-def test_whole_model_by_the_gradient_of_the_module_itself(name):
+def test_a_whole_model_trains_by_the_gradient_of_the_module_itself(name):
     model, x, gc = whole(name)
     tx = optax.chain(gc, optax.sgd(0.1))
 
@@ -194,7 +194,7 @@ def test_whole_model_by_the_gradient_of_the_module_itself(name):
 
 
 @pytest.mark.parametrize("wrap", ["masked", "partition"])
-def test_whole_model_masked_and_partitioned(wrap):
+def test_a_whole_model_trains_masked_and_partitioned(wrap):
     model, x, gc = whole("vit")
     graphdef, params = nnx.split(model)
     kernels = jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in str(path), params)

@@ -1,4 +1,4 @@
-"""Dtypes: sums and the subtraction run wide enough and are rounded once."""
+"""For every dtype, sums and the subtraction are precise enough and are rounded once."""
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ def gradient_of(shape, mean, dtype, seed=0):
 @pytest.mark.parametrize(("shape", "axes"), SHAPES)
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
 def test_the_error_is_one_rounding(dtype, shape, axes, mean):
-    """|error| ≤ 1 ulp of the result + 2⁻²² max|g| of the neuron, beside float64.
+    """The error against float64 is at most 1 ulp of the result + 2⁻²² max|g| of the neuron.
 
-    A float32 gradient is summed in its own precision, and older releases of XLA add one by one:
-    eight times as much is allowed there.
+    A float32 gradient is summed in float32, and older releases of XLA add the numbers one by one.
+    There the error can be eight times as large.
     """
     gradient = gradient_of(shape, mean, dtype)
     result = jax.jit(lambda g: apply(centralize(axes), g))(gradient)
@@ -51,7 +51,7 @@ def test_the_error_is_one_rounding(dtype, shape, axes, mean):
 
 
 def test_the_mean_of_a_reduced_precision_gradient_is_really_removed():
-    """Where the mean is 100 times the spread; the naive form leaves twenty-five times as much."""
+    """The mean is 100 times the spread. The naive form leaves 25 times as much of it."""
     gradient = jnp.asarray(gradient_of((4608, 512), 100.0, np.float32)).astype(jnp.bfloat16)
 
     def residual(result):
@@ -62,14 +62,14 @@ def test_the_mean_of_a_reduced_precision_gradient_is_really_removed():
     assert residual(naive) > 2e-2
 
 
-def test_no_overflow_in_half_precision_sums():
+def test_sums_in_half_precision_do_not_overflow():
     gradient = jnp.full((4096, 2), 60000.0, jnp.float16).at[0].set(-60000.0)
     assert np.isfinite(dense(gradient)[1:]).all()
     np.testing.assert_allclose(dense(gradient)[1:], 60000 * 2 / 4096, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
-def test_eight_bits(name):
+def test_gradients_of_eight_bits_are_centralized(name):
     dtype = getattr(jnp, name)
     gradient = jnp.array([[1.0, 16.0], [2.0, 16.0], [3.0, 40.0]]).astype(dtype)
     result = dense(gradient)
@@ -81,13 +81,13 @@ def test_float64_stays_float64(x64):
     gradient = jnp.asarray(gradient_of((4608, 32), 1e8, np.float64))
     result = dense(gradient)
     assert result.dtype == jnp.float64
-    # A few ulp of 1e8; in float32, whose ulp there is 8, no spread of 1 would be left.
+    # This is a few ulp of 1e8. In float32, whose ulp at 1e8 is 8, a spread of 1 would be lost.
     assert np.abs(result.mean(0)).max() < 1e-7
     np.testing.assert_allclose(result.std(0), 1.0, atol=0.05)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
-def test_complex(dtype, x64):
+def test_complex_gradients_are_centralized(dtype, x64):
     real, imaginary = (
         gradient_of((50, 3), 2.0, np.float64),
         gradient_of((50, 3), -5.0, np.float64, 1),

@@ -1,4 +1,4 @@
-"""A plain Optax chain beside the paper's own PyTorch code: every step of its SGD with momentum."""
+"""A plain Optax chain follows every step of SGD with momentum in the paper's own PyTorch code."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ GC, CONV_ONLY, OFF = centralize(), centralize(mask=conv_kernels), optax.identity
 def test_sgd_with_momentum_follows_the_official_trajectory(
     file, gc, weight_decay, nesterov, tolerance, x64
 ):
-    """ĝ = P(g + λw), then momentum (Section 3.4 and Algorithm 1)."""
+    """First ĝ = P(g + λw), and then the momentum (Section 3.4 and Algorithm 1)."""
     official = np.load(DATA / f"{file}.npz")
     dtype = official["traj/conv"].dtype
     inputs = np.load(DATA / "inputs_P.npz")

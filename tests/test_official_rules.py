@@ -1,4 +1,4 @@
-"""The optimizers beside the authors' numbers and beside a NumPy statement of each rule."""
+"""The optimizers agree with the authors' numbers and with each rule written in NumPy."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ GC = {
 
 
 def load_inputs(dtype):
-    """Parameters and 20 steps of gradients, as {layer: {kind: array}} in Flax's layout."""
+    """Loads parameters and 20 steps of gradients, as {layer: {kind: array}} in Flax's layout."""
     arrays = np.load(OFFICIAL / "inputs_P.npz")
     return tuple(
         {
@@ -46,15 +46,15 @@ LEAF_KINDS = {
 
 
 def load_trajectory(case):
-    """The authors' parameters after each step, like the gradients."""
+    """Loads the authors' parameters after each step, in the form of the gradients."""
     arrays = np.load(OFFICIAL / case["file"])
     return {name: {kind: arrays[f"traj/{name}"][1:]} for name, kind in LEAF_KINDS.items()}
 
 
 def follow(tx, params, grads):
-    """The parameters after each step of `tx` along a fixed sequence of gradients.
+    """Returns the parameters after each step of `tx` along a fixed sequence of gradients.
 
-    Not under jit: so many optimizers compile slowly, but they share their operations.
+    It does not use jit, because compiling so many optimizers is slow, and they share operations.
     """
     state, trajectory = tx.init(params), []
     for step in range(len(jax.tree.leaves(grads)[0])):
@@ -69,7 +69,7 @@ def largest_difference(one, other):
     return max(jax.tree.leaves(differences))
 
 
-# The rules, stated in NumPy for one array; `phi` is the projection, or nothing for a bias.
+# The rules in NumPy, for one array. `phi` is the projection, or the identity for a bias.
 
 
 def phi(x):
@@ -124,7 +124,7 @@ RULES = {
 
 
 def numpy_training(rule, params, gradient_at, steps, lr, **options):
-    """The parameters after each step, with every rule's state a dict of zeros at the start.
+    """Returns the parameters after each step. Every rule's state starts as a dictionary of zeros.
 
     `params` is {layer: {kind: array}}; `lr` is a function of the 0-based step.
     """
@@ -163,7 +163,7 @@ def matching_optimizer(case):
     return optimizer(case["lr"], case["momentum"], case["nesterov"], **options)
 
 
-def test_authors_runs_are_all_there():
+def test_all_runs_of_the_authors_are_there():
     assert len(FOLLOWED) == 21
     assert {CASES[id]["optimizer"] for id in CASES if id not in FOLLOWED} == {
         "adamw_gccode",
@@ -213,7 +213,7 @@ def test_authors_other_adamw_has_also_another_eps(x64):
     ours = follow(optax_gc.adamw(1e-3, weight_decay=5e-4), params, grads)
     assert largest_difference(ours, official) > 1e-7
 
-    # Their step also multiplies the decay by what it multiplies the moments' quotient with,
+    # Their step multiplies both the moments' quotient and the decay by
     # sqrt(1 - b2^t) / (1 - b1^t), and adds eps before the bias correction.
     corrected = optax.inject_hyperparams(optax_gc.adamw)(
         1e-3, eps=lambda count: 1e-8 / jnp.sqrt(1 - 0.999 ** (count + 1)), weight_decay=decay
@@ -271,7 +271,7 @@ def test_follows_the_rule_in_numpy(name, options, x64):
 
 
 def conv_net_loss(params, images, labels):
-    """A convolution of stride 2, a depthwise one, a pooled dense layer; cross-entropy."""
+    """The cross-entropy of a net of two convolutions (stride 2, depthwise) and a dense layer."""
     x = images
     for name, stride, groups in ("conv", 2, 1), ("dwconv", 1, 4):
         x = jax.lax.conv_general_dilated(
@@ -321,7 +321,7 @@ def test_trains_a_small_conv_net_as_the_rule_does(name, options, x64):
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_weight_of_fan_in_1_is_trained_as_it_would_be_without_gc(name):
-    # The authors' rule leaves such a weight a gradient of exactly 0, for good.
+    # The authors' rule always gives such a weight a gradient of exactly 0.
     params = {"dwconv": {"kernel": np.ones((1, 1, 1, 3), np.float32)}}
     grads = {"dwconv": {"kernel": np.full((5, 1, 1, 1, 3), 2.0, np.float32)}}
     official = numpy_training(

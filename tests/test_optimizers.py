@@ -1,4 +1,4 @@
-"""The optimizers are Optax's with a few more arguments: drop-in use, decay, order, errors."""
+"""The optimizers are those of Optax with a few more arguments, and the paper's decay and order."""
 
 import functools
 import inspect
@@ -24,7 +24,7 @@ ADAPTIVE = ("adam", "adamw", "adagrad")
 
 
 def follow(tx, params, grads):
-    """The parameters after each step of `tx` along a fixed sequence of gradients."""
+    """Returns the parameters after each step of `tx` along a fixed sequence of gradients."""
     state, trajectory = tx.init(params), []
     for step in range(len(jax.tree.leaves(grads)[0])):
         updates, state = tx.update(jax.tree.map(lambda g, t=step: g[t], grads), state, params)
@@ -38,7 +38,7 @@ def first_update(tx, grads, params=None) -> Any:
     return tx.update(grads, tx.init(params), params)[0]
 
 
-# Drop-in for Optax's
+# They replace Optax's optimizers
 
 halving = optax.exponential_decay(0.1, transition_steps=1, decay_rate=0.5)
 DROP_INS = [
@@ -99,7 +99,7 @@ def test_the_state_is_optaxs_with_and_without_gc(name, args, kwargs, gc, gc_on):
     chex.assert_trees_all_equal(ours.init(params), theirs.init(params))
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(theirs.init(params))
 
-    # So a run without GC can go on with it, and the other way round.
+    # So a run without GC can continue with GC, and the other way round.
     _, state = theirs.update(params, theirs.init(params), params)
     _, state = ours.update(params, state, params)
     theirs.update(params, state, params)
@@ -121,7 +121,7 @@ def test_a_stateless_gc_gets_the_parameters_and_the_extra_arguments(gc_on):
     tx = optax_gc.adagrad(1.0, eps=0.0, gc=gc, gc_on=gc_on)
     params = {"w": jnp.full((2, 2), 2.0)}
     updates: Any = tx.update(params, tx.init(params), params, scale=3.0)[0]
-    # On the gradient, 3 · 2 + 2 = 8 is divided by its own size; on the update 3 · 1 + 2 = 5.
+    # On the gradient, 3 · 2 + 2 = 8 is divided by its own size. On the update it is 3 · 1 + 2 = 5.
     np.testing.assert_allclose(updates["w"], -1.0 if gc_on == "gradient" else -5.0)
 
 
@@ -246,7 +246,7 @@ def test_adagrads_first_step_has_the_size_of_the_learning_rate():
     np.testing.assert_allclose(updates["bias"], [0.1, -0.1], rtol=1e-6)
 
 
-# Before and behind: what the README says of the order
+# The order in a chain
 
 
 def test_clipping_before_gc_leaves_the_norm_under_its_bound():

@@ -1,4 +1,4 @@
-"""Eight devices in one process: the same numbers, the same shardings, no more traffic than needed."""
+"""On eight devices, numbers and shardings are the same, and only the needed means are sent."""
 
 import re
 
@@ -74,7 +74,7 @@ def test_results_and_shardings_are_those_of_one_device(layout, mesh):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_only_the_means_of_split_inputs_travel(layout, mesh):
-    """One all-reduce for the whole tree, of the means alone; none where inputs are whole."""
+    """There is one all-reduce of only the means for the whole tree, and none if inputs are whole."""
     update = jax.jit(lambda grads: apply(centralize(), grads))
     with jax.set_mesh(mesh):
         compiled = update.lower(put(gradients(), layout, mesh)).compile()
@@ -93,7 +93,7 @@ def test_only_the_means_of_split_inputs_travel(layout, mesh):
 
 
 def mapped_over(mesh, spec):
-    """centralize((0,)) on each device's own part, as a function of the whole gradient."""
+    """Returns centralize((0,)) on each device's own part, as a function of the whole gradient."""
 
     def update(part):
         return apply(centralize((0,)), part)
@@ -110,8 +110,8 @@ def test_shard_map_over_outputs_is_the_same_function(mesh):
     np.testing.assert_allclose(mapped(grads), apply(tx, grads), atol=1e-6)
 
 
-def test_shard_map_over_inputs_takes_the_mean_of_each_part_alone(mesh):
-    """What the docstring warns of: each device sees its own inputs only."""
+def test_shard_map_over_inputs_takes_the_mean_of_only_each_part(mesh):
+    """The docstring warns of this. Each device sees only its own inputs."""
     grads = gradients()["dense"]["kernel"]
     tx = centralize((0,))
     spec = P(("x", "y"), None)

@@ -1,4 +1,4 @@
-"""Section 4 of the paper, Properties of GC, claim by claim."""
+"""Tests each claim of Section 4 of the paper, Properties of GC."""
 
 import functools
 from typing import Any
@@ -17,7 +17,7 @@ STEPS = 20
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(16, 6))
 TARGETS = RNG.normal(size=(16, 3))
-# The initial weights do not have a mean of zero: GC must work from any initialization.
+# The initial weights do not have a mean of zero, because GC must work with any initialization.
 PARAMS = {
     "hidden": {"kernel": RNG.normal(size=(6, 5)) + 0.3, "bias": np.zeros(5)},
     "head": {"kernel": RNG.normal(size=(5, 3)) - 0.2, "bias": np.zeros(3)},
@@ -39,7 +39,7 @@ gradient = jax.jit(jax.grad(loss))
 
 
 def train(tx, params=PARAMS, gradient=gradient, steps=STEPS):
-    """The parameters after each step, the initial ones first."""
+    """Returns the initial parameters, and those after each step."""
     state, trajectory = tx.init(params), [params]
     for _ in range(steps):
         updates, state = tx.update(gradient(params), state, params)
@@ -49,12 +49,12 @@ def train(tx, params=PARAMS, gradient=gradient, steps=STEPS):
 
 
 def unit_vector(fan_in):
-    """The paper's e: 1/√M in each of M components."""
+    """Returns the paper's e, which has 1/√M in each of its M components."""
     return np.ones(fan_in) / np.sqrt(fan_in)
 
 
 def projections(trajectory):
-    """eᵀw of every weight vector, at the start and after each step."""
+    """Returns eᵀw of every weight vector, at the start and after each step."""
     kernels = [layer["kernel"] for layer in trajectory.values()]
     return np.concatenate([unit_vector(k.shape[1]) @ k for k in kernels], axis=1)
 
@@ -73,7 +73,7 @@ def apply_gc(kernel_gradient):
 
 fans = st.sampled_from([(2, 1), (3, 4), (7, 2), (27, 5)])
 seeds = st.integers(0, 2**32 - 1)
-# The first example of a shape compiles, which a deadline would take for a slow test.
+# There is no deadline, because the first example of a shape compiles, which is slow.
 no_deadline = settings(deadline=None, max_examples=50)
 
 
@@ -150,7 +150,7 @@ def test_e_w_is_constant_during_training(name):
 
 @pytest.mark.parametrize("name", UNCONSTRAINED)
 def test_e_w_is_not_constant_where_the_section_does_not_speak(name):
-    """It speaks of SGD and SGDM: an adaptive scaling behind Φ leaves the hyperplane."""
+    """The section is about SGD and SGDM. An adaptive scaling after Φ leaves the hyperplane."""
     projected = projections(train(UNCONSTRAINED[name]))
     assert np.max(np.abs(projected - projected[:1])) > 0.01
 
@@ -170,7 +170,7 @@ def test_e_w_follows_a_decoupled_decay_alone(rate, decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_gc_solves_the_constrained_problem(decay):
-    """Equation 3: SGD with GC on w is plain SGD on v in w = w⁰ + P v, which meets eᵀ(w - w⁰) = 0."""
+    """SGD with GC on w is plain SGD on v in w = w⁰ + P v, which fulfils eᵀ(w - w⁰) = 0 (equation 3)."""
 
     def reparameterized(v):
         kernels = {
@@ -210,7 +210,7 @@ def standardize(weights):
 
 
 def test_gc_does_nothing_to_a_weight_standardized_convolution():
-    """Weight standardization reparameterizes to eᵀw = 0; its gradient has no mean to remove."""
+    """Weight standardization reparameterizes to eᵀw = 0, so its gradient has no mean to remove."""
 
     def output(weights):
         convolved = jax.lax.conv_general_dilated(
@@ -233,7 +233,7 @@ def test_gc_does_nothing_to_a_weight_standardized_convolution():
 @pytest.mark.parametrize("name", [*CONSTRAINED])
 @pytest.mark.parametrize("gamma", [-2.0, 0.5])
 def test_the_answer_to_an_intensity_change_depends_on_the_initial_weights_alone(name, gamma):
-    """Equation 4, whose right-hand side lacks a minus sign in print: wᵀx - wᵀ(x + c1) = -c 1ᵀw⁰."""
+    """Equation 4 is wᵀx - wᵀ(x + c1) = -c 1ᵀw⁰. The paper prints it without the minus sign."""
     kernel = final_kernel(name)
     initial = PARAMS["hidden"]["kernel"]
     difference = INPUTS @ kernel - (INPUTS + gamma) @ kernel
@@ -256,7 +256,7 @@ def test_gc_never_makes_a_gradient_longer(fan, seed):
     g = np.random.default_rng(seed).normal(size=fan)
     shorter = np.linalg.norm(apply_gc(g), axis=0)
     assert np.all(shorter <= np.linalg.norm(g, axis=0) * (1 + 1e-14))
-    # What it takes away is the part along e: Pythagoras.
+    # It removes the part along e, so Pythagoras' theorem gives the length of the rest.
     along_e = unit_vector(fan[0]) @ g
     np.testing.assert_allclose(shorter**2 + along_e**2, np.sum(g**2, axis=0), rtol=1e-12)
 
@@ -284,5 +284,5 @@ def test_gc_never_makes_a_hessian_larger(layer):
     p = apply_gc(np.eye(kernel.shape[0]))
     np.testing.assert_allclose(with_gc, p @ plain, atol=1e-14)
     assert np.all(spectral_norms(with_gc) < spectral_norms(plain))
-    # The loss on the hyperplane, of v in w⁰ + P v, has PHP for its Hessian: no larger either.
+    # The loss as a function of v in w⁰ + P v has the Hessian PHP, which is not larger either.
     assert np.all(spectral_norms(p @ plain @ p) <= spectral_norms(with_gc) * (1 + 1e-12))

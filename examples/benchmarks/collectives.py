@@ -1,7 +1,7 @@
-"""What GC sends between eight devices, which are virtual: the compiled update step tells.
+"""Counts what GC sends between eight virtual devices, in the compiled update step.
 
-A process of its own, since a process has its number of devices once and for all. Takes names of trees
-and an optimizer, prints a JSON line for each layout and arm:
+This is a program of its own because the number of devices cannot change within a process. It takes
+an optimizer and names of trees, and prints a JSON line for each layout and arm:
 
     python -m examples.benchmarks.collectives sgdm resnet50 vit_b16
 """
@@ -31,7 +31,7 @@ _ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 
 
 def count_collectives(text: str) -> tuple[int, int]:
-    """The number of collectives in compiled HLO, and the bytes of their results."""
+    """Returns the number of collectives in compiled HLO, and the bytes of their results."""
     shapes = [match[1] for match in _COLLECTIVE.finditer(text)]
     arrays = [match for shape in shapes for match in _ARRAY.finditer(shape)]
     sizes = [math.prod(map(int, filter(None, match[2].split(",")))) for match in arrays]
@@ -40,10 +40,11 @@ def count_collectives(text: str) -> tuple[int, int]:
 
 
 def shard(tree: trees.Tree, layout: str, mesh: Mesh) -> Any:
-    """The parameters with shardings, over the mesh's one axis.
+    """Returns the parameters with shardings over the only axis of the mesh.
 
-    ``fsdp`` splits a kernel on its largest input axis that the devices can share, ``outputs`` on its
-    largest output axis; kernels without one and all other leaves are whole on every device.
+    ``fsdp`` splits each kernel along its largest input axis that the number of devices divides, and
+    ``outputs`` along its largest such output axis. Kernels without such an axis, and all other
+    leaves, are whole on every device.
     """
 
     def sharded(leaf, axes):
@@ -62,7 +63,7 @@ def shard(tree: trees.Tree, layout: str, mesh: Mesh) -> Any:
 
 
 def compile_sharded(tx: optax.GradientTransformation, params: Any, mesh: Mesh) -> measure.Program:
-    """The update step with the state split as the parameters are, before and after the step."""
+    """Compiles the update step. Before and after it, the state is split like the parameters."""
     everywhere = NamedSharding(mesh, P())
     state = optax.tree_utils.tree_map_params(
         tx,
@@ -79,7 +80,7 @@ def compile_sharded(tx: optax.GradientTransformation, params: Any, mesh: Mesh) -
 
 
 def records(name: str, optimizer: str) -> Iterator[dict[str, Any]]:
-    """Counts each layout and arm of a tree."""
+    """Yields the counts of each layout and arm of a tree."""
     tree = trees.create(name)
     base = measure.optimizer(optimizer)
     mesh = Mesh(np.array(jax.devices("cpu")[:DEVICES]), ("devices",))

@@ -20,14 +20,15 @@ OPTIMIZERS = {
     "adam": optax.adam(1e-3),
     "adamw": optax.adamw(1e-3),
 }
-# Memory traffic with GC beside that without, in reads and writes of a whole tree. XLA computes each
-# output in a pass of its own. SGDM's momentum: gradient and momentum read, momentum written; its
-# weights: momentum and weights read, weights written; together 6. Adam has two moments of 3 each, and
-# its weights read both: 10. AdamW's decay needs the weights that this pass reads already: 10. The means
-# need one more read of the gradient; the subtraction rides on the reads that were there.
+# The memory traffic with GC divided by that without, counted in reads and writes of a whole tree. XLA
+# computes each output in a pass of its own. SGDM's momentum takes 3: the gradient and the momentum are
+# read, and the momentum is written. Its weights take 3: the momentum and the weights are read, and the
+# weights are written. That is 6. Adam has two moments of 3 each, and its weights take 4 because they
+# need both moments. That is 10. AdamW's decay needs the weights, which are read anyway, so it is 10
+# too. GC reads the gradient once more for the means. The subtraction needs no read of its own.
 BOUNDS = {"sgdm": 7 / 6, "adam": 11 / 10, "adamw": 11 / 10}
-MIN_ROUNDS = 6  # below it no two order statistics hold the median with 95 % certainty
-_SAMPLE_SECONDS = 0.01  # a timed sample repeats shorter calls: a call takes 0.1 ms by itself
+MIN_ROUNDS = 6  # fewer samples have no 95 % interval of the median
+_SAMPLE_SECONDS = 0.01  # shorter calls are repeated, because any call takes about 0.1 ms
 
 
 class Program(NamedTuple):
@@ -40,16 +41,17 @@ class Program(NamedTuple):
 
     @property
     def bytes_accessed(self) -> float:
-        """Bytes that its kernels read and write, as XLA counts them.
+        """The bytes that the program reads and writes, as XLA counts them.
 
-        On CPU it hands sums to a library (YNNPACK). Of dense kernels from 8e6 parameters on, that
-        library also takes the subtraction and, under SGDM, the momentum: XLA sees its arguments and
-        results alone, and counts one read too few. Under Adam the centralized gradient becomes such a
-        result, a temporary. ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=`` turns the library off.
+        On CPU, XLA passes sums to a library (YNNPACK). For dense kernels of 8e6 parameters or more,
+        it also passes the subtraction and, under SGDM, the momentum. XLA then sees only the arguments
+        and results of the library, and counts one read too few. Under Adam, the centralized gradient
+        becomes such a result, which is a temporary array. To turn the library off, set
+        ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=``.
         """
         cost = self.compiled.cost_analysis()
         if cost is None:
-            raise RuntimeError("this backend counts no bytes: run with JAX_PLATFORMS=cpu")
+            raise RuntimeError("this backend does not count bytes: run with JAX_PLATFORMS=cpu")
         return cost["bytes accessed"]
 
     @property
@@ -62,7 +64,7 @@ class Program(NamedTuple):
 
     @property
     def needed_bytes(self) -> int:
-        """Bytes that a call takes: arguments, temporaries, and outputs that no donation covers."""
+        """The bytes that a call needs: arguments, temporaries, and outputs without a donated buffer."""
         memory = self._memory
         outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
@@ -71,12 +73,12 @@ class Program(NamedTuple):
     def _memory(self):
         memory = self.compiled.memory_analysis()
         if memory is None:
-            raise RuntimeError("this backend tells no memory: run with JAX_PLATFORMS=cpu")
+            raise RuntimeError("this backend does not report memory: run with JAX_PLATFORMS=cpu")
         return memory
 
 
 class Ratio(NamedTuple):
-    """Paired ratios: median, quartiles, and the median's 95 % interval."""
+    """The median and quartiles of paired ratios, and the median's 95 % interval."""
 
     median: float
     quartiles: tuple[float, float]
@@ -84,7 +86,11 @@ class Ratio(NamedTuple):
 
 
 def optimizer(name: str) -> optax.GradientTransformation:
-    """One of `OPTIMIZERS`; an unknown name is a ValueError that lists them, the nearest first."""
+    """Returns one of `OPTIMIZERS`.
+
+    Raises:
+      ValueError: an unknown name. The message lists the known ones, with the nearest first.
+    """
     if name not in OPTIMIZERS:
         nearest = difflib.get_close_matches(name, OPTIMIZERS, n=len(OPTIMIZERS), cutoff=0.0)
         raise ValueError(f"no optimizer is called {name!r}; there are {', '.join(nearest)}")
@@ -92,7 +98,7 @@ def optimizer(name: str) -> optax.GradientTransformation:
 
 
 def arms(tree: Tree) -> dict[str, optax.GradientTransformation]:
-    """What stands before the optimizer in each arm."""
+    """Returns the transformation that precedes the optimizer in each arm."""
     return {
         "none": optax.identity(),
         "ours": tree.gc,
@@ -102,7 +108,7 @@ def arms(tree: Tree) -> dict[str, optax.GradientTransformation]:
 
 
 def naive(axes: Any) -> optax.GradientTransformation:
-    """The one-liner, over the right axes: no float32 for narrower leaves, no checks."""
+    """Returns the one-liner over the right axes, without checks and without float32 sums."""
     return optax.stateless(
         lambda updates, _: jax.tree.map(
             lambda g, its: g - g.mean(its, keepdims=True) if its else g, updates, axes
@@ -111,7 +117,10 @@ def naive(axes: Any) -> optax.GradientTransformation:
 
 
 def update_step(tx: optax.GradientTransformation) -> Callable:
-    """A step of training behind the gradient: from (parameters, state), gradients to new ones."""
+    """Returns the part of a training step after the gradient.
+
+    It is a function from (parameters, optimizer state) and gradients to the new parameters and state.
+    """
 
     def step(carry, grads):
         params, state = carry
@@ -128,14 +137,14 @@ def compile_program(
     compiler_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Program:
-    """Compiles for shapes or arrays; the first argument is donated, as training does.
+    """Compiles a function for shapes or arrays. Its first argument is donated, as in training.
 
     Args:
       function: what to compile.
       *args: its arguments.
-      known: programs compiled already, one of which is returned if it has the same StableHLO.
-      compiler_options: options of XLA's for this program.
-      **options: for ``jax.jit``.
+      known: compiled programs. If one of them has the same StableHLO, it is returned.
+      compiler_options: XLA's options for this program.
+      **options: options of ``jax.jit``.
     """
     begin = time.perf_counter()
     lowered = jax.jit(function, donate_argnums=0, **options).lower(*args)
@@ -150,7 +159,7 @@ def compile_program(
 
 
 def compile_updates(tree: Tree, base: optax.GradientTransformation) -> dict[str, Program]:
-    """The update step of each arm. No array is made."""
+    """Compiles the update step of each arm. No array is made."""
     programs = {}
     for name, gc in arms(tree).items():
         tx = optax.chain(gc, base)
@@ -167,10 +176,11 @@ def time_updates(
     rounds: int,
     seconds: float,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Times the arms in turn on one set of arrays, which each updates in place.
+    """Times the arms in turns. They all update the same arrays in place.
 
-    Returns the seconds of one update by arm and round, with a second arm without GC, "control",
-    and the number of updates in a timed sample.
+    Returns:
+      The seconds of one update by arm and round, and the number of updates in a timed sample. The
+      arm "control" is a second arm without GC.
     """
     rng = np.random.default_rng(0)
     grads = jax.tree.map(
@@ -178,16 +188,17 @@ def time_updates(
     )
     params = jax.tree.map(jax.numpy.zeros_like, tree.params)
     carry = (params, optax.chain(optax.identity(), base).init(params))
-    del params  # it is donated
+    del params  # because it is donated
     return time_chained(programs, carry, grads, "none", rounds, seconds)
 
 
 def time_chained(
     programs: dict[str, Program], carry: Any, grads: Any, base: str, rounds: int, seconds: float
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Times programs from (carry, grads) to carry, each going on where the last one stopped.
+    """Times programs that take (carry, grads) and return the next carry.
 
-    One set of arrays serves all, in place. `base` is the program that "control" runs again.
+    Each program continues with the carry of the one before it, so all of them use the same arrays, in
+    place. The sample "control" runs the program `base` a second time.
     """
 
     def sample(program, repeats):
@@ -213,9 +224,9 @@ def time_chained(
 def interleave(
     samples: dict[str, Callable[[], None]], rounds: int, seconds: float = math.inf
 ) -> dict[str, np.ndarray]:
-    """Times each sample once a round, in an order drawn anew, so that arms share their moments.
+    """Times each sample once a round, in a new random order, so that all meet the same load.
 
-    No round starts after `seconds`, once there are `MIN_ROUNDS`.
+    After `seconds` no further round starts, once there have been `MIN_ROUNDS`.
     """
     rng = np.random.default_rng(0)
     names = list(samples)
@@ -232,7 +243,7 @@ def interleave(
 
 
 def paired_ratio(times: np.ndarray, base: np.ndarray) -> Ratio:
-    """The ratio round by round. The interval is the sign test's: it assumes no distribution."""
+    """Returns the ratios of each round. The interval is that of the sign test, for any distribution."""
     ratios = np.sort(times / base)
     lowest = int(stats.binom.ppf(0.025, len(ratios), 0.5)) - 1
     if lowest < 0:
@@ -244,7 +255,7 @@ def paired_ratio(times: np.ndarray, base: np.ndarray) -> Ratio:
 
 
 def available_bytes() -> int:
-    """Bytes that can still be allocated where arrays live: on the accelerator, or in main memory."""
+    """Returns the bytes that can still be allocated on the accelerator, or else in main memory."""
     memory = jax.devices()[0].memory_stats()
     if memory:
         return memory["bytes_limit"] - memory["bytes_in_use"]
@@ -256,8 +267,8 @@ def available_bytes() -> int:
 
 
 def lacks_memory(needed: int) -> str | None:
-    """Says what is needed and what is there if arrays of so many bytes would not fit."""
-    needed = math.ceil(1.1 * needed)  # the process and its other arrays grow too
+    """Returns what is needed and what is free, if arrays of so many bytes do not fit, or else None."""
+    needed = math.ceil(1.1 * needed)  # because the process and its other arrays grow too
     available = available_bytes()
     if needed <= available:
         return None

@@ -1,9 +1,9 @@
-"""What Gradient Centralization costs, beside no GC, optax.centralize and the naive one-liner.
+"""Measures what GC costs, compared with no GC, optax.centralize and the naive one-liner.
 
-Each update step is compiled for shapes, counted (bytes moved, temporaries, seconds to trace and to
-compile), and timed in place: the arms take turns, and a second arm without GC shows how far two equal
-programs differ by chance. A whole training step and the traffic between eight virtual devices follow.
-Anything else that runs on the machine makes the times worthless.
+Each update step is compiled for shapes. Its bytes moved, its temporaries, and its seconds to trace and
+to compile are counted. Then it is timed in place. The arms take turns, and a second arm without GC
+shows how far two equal programs differ by chance. After that come a whole training step and the
+traffic between eight virtual devices. Run nothing else on the machine, or the times are worthless.
 
     python -m examples.benchmarks.overhead --help
 """
@@ -35,28 +35,29 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Measure what GC costs: time, memory traffic, temporaries, compilation, collectives.
+    """Measures what GC costs: time, memory traffic, temporaries, compilation and collectives.
 
-    Nets are measured under every optimizer and on eight virtual devices, synthetic trees (1e7x400: 1e7
-    parameters in 400 leaves) under the first optimizer alone. A tree whose arrays do not fit into the
-    free memory, and the one of 1e9 parameters, is counted but not timed. Takes about eight minutes on
-    two quiet cores with 24 GiB; for a first look: --trees resnet18 --optimizers sgdm.
+    Nets are measured under every optimizer and on eight virtual devices. Synthetic trees, such as
+    1e7x400 with 1e7 parameters in 400 leaves, are measured only under the first optimizer. The tree of
+    1e9 parameters, and any tree that does not fit into the free memory, is counted but not timed. This
+    takes about eight minutes on two quiet cores with 24 GiB. For a first look, pass --trees resnet18
+    --optimizers sgdm.
     """
 
     trees: tuple[str, ...] = trees.NAMES
-    """Parameter trees; an unknown name lists the known ones."""
+    """The parameter trees to measure. The error for an unknown name lists the known ones."""
     optimizers: tuple[str, ...] = tuple(measure.OPTIMIZERS)
-    """Of sgdm, adam, adamw. The whole step and the collectives are measured under the first."""
+    """Any of sgdm, adam and adamw. The whole step and the collectives are measured under the first."""
     rounds: int = 40
-    """Paired rounds in which each arm is timed once, at least 6."""
+    """The number of rounds, in each of which every arm is timed once. At least 6."""
     seconds: float = 5.0
-    """After these a tree under an optimizer gets no further round, once it has 6."""
+    """The time after which no further round starts for a tree and optimizer, once it has had 6."""
     step_rounds: int = 20
-    """Rounds of the whole training step (ResNet-20 on 32x32 images); 0 leaves it out."""
+    """The number of rounds of the whole training step (ResNet-20 on 32x32 images). 0 leaves it out."""
     batch: int = 128
-    """Images in a training step."""
+    """The number of images in a training step."""
     out: Path = Path("overhead.jsonl")
-    """JSON lines, written as they are measured; replaced if there. The picture goes beside it, as .png."""
+    """The file of the results, as JSON lines. An old file is replaced. The picture is put beside it, as .png."""
 
     def __post_init__(self):
         for name in self.trees:
@@ -71,9 +72,9 @@ class Config:
                     f"--{flag} {rounds}: an interval needs at least {measure.MIN_ROUNDS} rounds"
                 )
         if not self.seconds >= 0:
-            raise ValueError(f"--seconds {self.seconds}: give 0 or more")
+            raise ValueError(f"--seconds {self.seconds}: it must be 0 or more")
         if self.batch < 1:
-            raise ValueError(f"--batch {self.batch}: at least 1 is needed")
+            raise ValueError(f"--batch {self.batch}: it must be at least 1")
         if self.out.suffix != ".jsonl":
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
         if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
@@ -81,7 +82,7 @@ class Config:
 
 
 def machine(config: Config) -> Record:
-    """The first record: what was measured on what."""
+    """Returns the first record: the settings, the machine and the versions."""
     cpu = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -103,12 +104,12 @@ def machine(config: Config) -> Record:
 
 
 def measure_update(name: str, optimizer: str, rounds: int, seconds: float) -> Iterator[Record]:
-    """The update step of a tree: a record for each arm, and for the control."""
+    """Yields a record of a tree's update step for each arm, and for the control."""
     begin = time.perf_counter()
     tree, base = trees.create(name), measure.optimizer(optimizer)
     programs = measure.compile_updates(tree, base)
     needed = max(program.needed_bytes for program in programs.values())
-    why_not = "counted alone at this size" if not tree.timed else measure.lacks_memory(needed)
+    why_not = "only counted at this size" if not tree.timed else measure.lacks_memory(needed)
     times, repeats = {}, 0
     if why_not is None:
         times, repeats = measure.time_updates(tree, base, programs, rounds, seconds)
@@ -144,7 +145,7 @@ def measure_update(name: str, optimizer: str, rounds: int, seconds: float) -> It
 
 
 def compare(times: dict[str, np.ndarray], arm: str) -> Record:
-    """An arm's times beside those of the arm without GC."""
+    """Compares an arm's times with those of the arm without GC."""
     its, base = times[arm], times["none"]
     return {
         "rounds": len(its),
@@ -155,7 +156,7 @@ def compare(times: dict[str, np.ndarray], arm: str) -> Record:
 
 
 def measure_step(optimizer: str, batch: int, rounds: int, seconds: float) -> Iterator[Record]:
-    """A whole training step with and without GC, and the update's extra time beside it."""
+    """Yields records of a whole training step with and without GC, and of the update's extra time."""
     begin = time.perf_counter()
     base = measure.optimizer(optimizer)
     programs = step.compile_steps({"none": optax.identity(), "ours": centralize()}, base, batch)
@@ -186,7 +187,7 @@ def measure_step(optimizer: str, batch: int, rounds: int, seconds: float) -> Ite
 
 
 def measure_collectives(names: tuple[str, ...], optimizer: str) -> Iterator[Record]:
-    """The records of `examples.benchmarks.collectives`, which has eight devices, as they come."""
+    """Yields the records of `examples.benchmarks.collectives`, which has eight devices."""
     module = "examples.benchmarks.collectives"
     command = [sys.executable, "-m", module, optimizer, *names]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -196,7 +197,7 @@ def measure_collectives(names: tuple[str, ...], optimizer: str) -> Iterator[Reco
 
 
 def run(config: Config, console: Console, write: Callable[[Record], None]) -> list[Record]:
-    """Measures all of it and hands each record to `write` as soon as it is there."""
+    """Measures everything, and passes each record to `write` as soon as it is there."""
     records = []
 
     def keep(found):
@@ -215,7 +216,7 @@ def run(config: Config, console: Console, write: Callable[[Record], None]) -> li
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("starting", total=len(units) + bool(config.step_rounds) + len(nets))
         keep([machine(config)])
-        for optimizer in config.optimizers:  # the first trace of anything is slower than the next
+        for optimizer in config.optimizers:  # the first trace is slower than later ones
             measure.compile_updates(trees.create("1e5x100"), measure.optimizer(optimizer))
         for name, optimizer in units:
             progress.update(bar, description=f"{name}, {optimizer}")

@@ -1,4 +1,4 @@
-"""Tables and a picture of what `examples.benchmarks.overhead` wrote; nothing is measured here."""
+"""Makes tables and a picture of the records that `examples.benchmarks.overhead` wrote."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ _LABELS = {
 
 
 def make_tables(records: list[Record]) -> list[Table]:
-    """Times, counts, whole step and collectives: those of which there is a record."""
+    """Makes the tables of times, counts, the whole step and collectives, if they have a record."""
     makers = (_time_table, _count_table, _step_table, _collectives_table)
     return [table for table in (make(records) for make in makers) if table.row_count]
 
 
 def make_picture(records: list[Record]) -> Figure:
-    """Time beside no GC by tree, extra time by parameters, compilation by leaves."""
+    """Draws the relative time by tree, the extra time by parameters, and compilation by leaves."""
     figure = Figure(figsize=(15, 5), layout="constrained")
     ratios, extra, compilation = figure.subplots(1, 3, width_ratios=(2, 1, 1))
     _draw_ratios(ratios, [rows for rows in by_unit(records) if "ratio" in rows["none"]])
@@ -56,7 +56,7 @@ def make_picture(records: list[Record]) -> Figure:
 
 
 def by_unit(records: list[Record]) -> list[dict[str, Record]]:
-    """The records of update steps: for each tree and optimizer, by arm."""
+    """Returns the records of update steps: for each tree and optimizer, a dictionary by arm."""
     units = {}
     for record in records:
         if record["kind"] == "update":
@@ -77,7 +77,7 @@ def _draw_ratios(axes, units):
     axes.axhline(1, color="#cccccc", linewidth=0.8, zorder=0)
     names = [f"{unit['none']['tree']}, {unit['none']['optimizer']}" for unit in units]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-    axes.set_title("update step beside no GC (95 % interval; black: memory bound)")
+    axes.set_title("update step relative to no GC (95 % interval; black: memory bound)")
     axes.legend()
 
 
@@ -85,9 +85,9 @@ def _time_table(records):
     table = _table(
         "Update step, time",
         ("tree", "optimizer", "no GC, ms", "bound", "optax_gc", "naive", "optax", "A/A"),
-        "Ratios to no GC: median of the paired ratios (its 95 % interval). Bound: memory traffic with "
-        "one more read of the gradients. A/A: no GC beside itself. Naive is the program of optax_gc "
-        "compiled once where both are the same StableHLO, as for float32.",
+        "Ratios to no GC: the median of the paired ratios and its 95 % interval. Bound: the memory "
+        "traffic with one more read of the gradients. A/A: no GC relative to itself. Where naive and "
+        "optax_gc are the same StableHLO, as for float32, both columns are the same program.",
     )
     for rows in by_unit(records):
         none = rows["none"]
@@ -106,9 +106,9 @@ def _count_table(records):
     table = _table(
         "Update step, counted",
         ("tree", "optimizer", "params", "leaves", "bytes", "temp, kB", "trace, s", "compile, s"),
-        "Bytes: those that XLA's kernels read and write, with optax_gc beside no GC; on CPU it counts too "
-        "few for dense kernels of more than 8e6 parameters (VGG's; see measure.Program). Temp: temporaries "
-        "of optax_gc, in brackets the means. Seconds: no GC → optax_gc, each once.",
+        "Bytes: what the program reads and writes with optax_gc, relative to no GC. On CPU, XLA counts too "
+        "few for dense kernels of more than 8e6 parameters, as in VGG (see measure.Program). Temp: the "
+        "temporaries of optax_gc, and in brackets the means. Seconds: no GC → optax_gc, measured once.",
     )
     for rows in by_unit(records):
         none, ours = rows["none"], rows["ours"]
@@ -128,8 +128,8 @@ def _step_table(records):
     table = _table(
         "Whole training step",
         ("net", "optimizer", "arm", "step, ms", "Δupdate, ms", "Δupdate ÷ step", "step ratio"),
-        "Forward, backward and update. Δupdate: median paired difference of the update step alone. Step "
-        "ratio: measured directly, median (95 % interval); control: no GC beside itself.",
+        "The step is forward pass, backward pass and update. Δupdate: the median paired difference of only "
+        "the update. Step ratio: measured directly, median and 95 % interval. Control: no GC twice.",
     )
     for row in (record for record in records if record["kind"] == "step"):
         if "ratio" in row:
@@ -149,7 +149,8 @@ def _collectives_table(records):
     table = _table(
         "Collectives of an update step on 8 devices",
         ("tree", "layout", "no GC", "optax_gc", "optax"),
-        "Number (bytes of their results). fsdp: kernels split over inputs; outputs: over outputs.",
+        "The number of collectives, and the bytes of their results in brackets. Kernels are split over "
+        "their inputs (fsdp) or over their outputs (outputs).",
     )
     found = {}
     for row in (record for record in records if record["kind"] == "collectives"):

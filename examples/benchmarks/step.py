@@ -1,4 +1,4 @@
-"""A whole training step: forward, backward and update of a net on 32x32 images."""
+"""A whole training step: the forward pass, backward pass and update of a net on 32x32 images."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ NET = "resnet20"
 
 
 class State(NamedTuple):
-    """What a step changes: parameters, statistics of batch normalization, the optimizer's state."""
+    """What a step changes: parameters, statistics of batch normalization, and optimizer state."""
 
     params: Any
     rest: Any
@@ -25,7 +25,7 @@ class State(NamedTuple):
 def compile_steps(
     arms: dict[str, optax.GradientTransformation], base: optax.GradientTransformation, batch: int
 ) -> dict[str, measure.Program]:
-    """The step of each arm, compiled for shapes."""
+    """Compiles the step of each arm for shapes."""
     model = nnx.eval_shape(_make_model)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     images = jax.ShapeDtypeStruct((batch, 32, 32, 3), jnp.float32)
@@ -56,7 +56,7 @@ def time_steps(
     batch: int,
     rounds: int,
 ) -> dict[str, np.ndarray]:
-    """Seconds of a step by arm and round, with a second arm without GC, "control"."""
+    """Returns the seconds of a step by arm and round. "control" is a second arm without GC."""
     _, params, rest = nnx.split(_make_model(), nnx.Param, ...)
     state = State(params, rest, optax.chain(optax.identity(), base).init(params))
     rng = np.random.default_rng(0)

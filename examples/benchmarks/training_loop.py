@@ -2,9 +2,9 @@
 
     python -m examples.benchmarks.training_loop
 
-The same ResNet, optimizer, images and batch size. The plain loop has its images in one array,
-shuffles them with NumPy, and only makes steps: it has no augmentation, log, checkpoint or progress.
-The two take turns, so that both meet the same load of the machine.
+Both have the same ResNet, optimizer, images and batch size. The plain loop keeps its images in one
+array, shuffles them with NumPy, and only makes steps. It has no augmentation, log, checkpoint or
+progress bar. The two take turns, so that both meet the same load of the machine.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ def plain_loop(settings: Settings, data: Data):
         order = rng.permutation(len(images))[: len(images) // size * size].reshape(-1, size)
         begin = 0.0
         for number, batch in enumerate(order):
-            if number == 1:  # the trainer does not time its first step either
+            if number == 1:  # because the trainer does not time its first step either
                 jax.block_until_ready(state)
                 begin = time.perf_counter()
             *state, _ = step(*state, images[batch], labels[batch])
@@ -103,7 +103,7 @@ def main(settings: Settings) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rates = train(job, Path(folder), console=Console(quiet=True)).rates
         plain = one_pass()
-        if turn:  # the first turn compiles
+        if turn:  # because the first turn compiles
             seen["trainer"].append(rates["images_per_second"])
             seen["waiting_for_data"].append(rates["waiting_for_data"])
             seen["plain"].append(plain)

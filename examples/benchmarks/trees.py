@@ -1,4 +1,4 @@
-"""The parameter trees that the cost of GC is measured on, as shapes: no array is made."""
+"""The parameter trees on which the cost of GC is measured. They are only shapes, without arrays."""
 
 import difflib
 import math
@@ -21,7 +21,7 @@ _NETS = (
     "densenet121",
     "vgg11",
 )
-# Parameters and leaves: along one line the one grows, along the other the other.
+# The numbers of parameters and leaves. One series varies the parameters, the other the leaves.
 _SYNTHETIC = {
     "1e5x100": (1e5, 100),
     "1e6x100": (1e6, 100),
@@ -38,7 +38,7 @@ NAMES = (*NETS, *_SYNTHETIC)
 
 
 class Tree(NamedTuple):
-    """Parameters as shapes, the input axes of each leaf or None, and the transform a user would write."""
+    """Parameters as shapes, the input axes of each leaf or None, and the GC that a user would write."""
 
     name: str
     params: Any
@@ -57,7 +57,7 @@ class Tree(NamedTuple):
 
     @property
     def means_bytes(self) -> int:
-        """Bytes of the means: one float32 for each weight vector."""
+        """The bytes of the means, which are one float32 for each weight vector."""
         return sum(
             4 * leaf.size // math.prod(leaf.shape[axis] for axis in axes)
             for leaf, axes in self.leaves
@@ -66,12 +66,16 @@ class Tree(NamedTuple):
 
     @property
     def timed(self) -> bool:
-        """Whether arrays of this size are worth a minute: 1e9 parameters are counted alone."""
+        """Whether the tree is timed. With 1e9 parameters that would take minutes."""
         return self.parameters < 5e8
 
 
 def check(name: str) -> None:
-    """Raises ValueError for an unknown name, with the known ones, the nearest first."""
+    """Checks a name.
+
+    Raises:
+      ValueError: an unknown name. The message lists the known ones, with the nearest first.
+    """
     if name not in NAMES:
         nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
         raise ValueError(f"no tree is called {name!r}; there are {', '.join(nearest)}")
@@ -80,12 +84,12 @@ def check(name: str) -> None:
 def create(name: str) -> Tree:
     """Makes one of `NAMES`.
 
-    The nets are torchvision's, for 1000 classes, but ResNet-20, which is the CIFAR net for 10;
-    ``vit_b16`` is a transformer of 12 layers; ``1e7x400`` has 400 square dense kernels, 1e7 parameters
-    in all.
+    The nets are those of torchvision for 1000 classes, except ResNet-20, which is the CIFAR net for 10
+    classes. ``vit_b16`` is a transformer of 12 layers. ``1e7x400`` has 400 square dense kernels with
+    1e7 parameters in all.
 
     Raises:
-      ValueError: an unknown name; the known ones are listed, the nearest first.
+      ValueError: an unknown name. The message lists the known ones, with the nearest first.
     """
     check(name)
     if name in _NETS:
@@ -110,7 +114,10 @@ def _shape(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _vision_transformer() -> tuple[Any, Any]:
-    """ViT-B/16 in Flax's layout, and its axes: attention keeps heads as an axis, so shapes cannot tell."""
+    """Returns ViT-B/16 in Flax's layout, and its axes.
+
+    The axes cannot be inferred from shapes, because attention keeps its heads as an axis.
+    """
     width, heads, hidden = 768, 12, 3072
     head = width // heads
 

@@ -59,11 +59,11 @@ def load(
       validation: the number of training images to hold out for choosing hyperparameters. They are
         always the same, with an equal share of each class. The split "validation" has these
         images, and "train" has the others.
-      limit: keep only this many images.
-      classes: keep only these classes. Their labels become 0, 1, ... in this order.
+      limit: the number of images to keep; None for all of them.
+      classes: the classes to keep; None for all of them. Their labels become 0, 1, ... in this order.
       seed: the seed that chooses the images for `limit`.
       partial: accept a data set that is smaller than the published one. By default that is an
-        error, since a list or an archive that is cut short can look like that.
+        error, because a list or an archive that is cut short can look like that.
 
     Raises:
       DatasetError: a file is missing, broken or of another kind.
@@ -108,7 +108,7 @@ def _read(
 
 
 def _check_labels(source: Source, class_names: tuple[str, ...], where: str) -> Source:
-    """Checks what no data set may have, whatever its format, and makes the labels int32.
+    """Checks the labels of a data set of any format, and converts them to int32.
 
     Raises:
       DatasetError: a label is not one of the classes, two classes have one name, or the labels and

@@ -152,7 +152,7 @@ def decode(path: str) -> np.ndarray:
 
 
 def check_images(root: Path, names: Iterable[str]) -> None:
-    """Looks at the first and the last bytes of each file, and decodes those that look unusual.
+    """Looks at the first and the last bytes of each file, and decodes the files that look unusual.
 
     Raises:
       DatasetError: a file is missing, is cut short or is not an image.

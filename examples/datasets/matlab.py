@@ -55,7 +55,7 @@ def _read(path: Path, variable: str, sender: Connection) -> None:
     import numpy as np
     import scipy.io
 
-    # All else that goes wrong is seen from the pipe's end, and would only be told twice.
+    # The parent notices all other failures when the pipe closes, so they are not printed here too.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # Ctrl-C reaches every process of a terminal. The parent handles it, and ends its readers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -18,6 +18,7 @@ normalised, and padded with zeros at the right and the bottom. Boxes are (x1, y1
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -203,9 +204,13 @@ def detect(model: RCNN, images: ArrayLike, sizes: ArrayLike) -> Detections | Mas
                     f"the size of image {i} must be from (1, 1) to that of the padded images, "
                     f"{largest}, not {tuple(size.tolist())}"
                 )
-    return _detect(model, images, sizes)
+    graph, state = nnx.split(model)
+    return _detect(graph, state, images, sizes)
 
 
-@nnx.jit
-def _detect(model: RCNN, images: jax.Array, sizes: jax.Array) -> Detections | MaskDetections:
-    return model.detect(images, sizes)
+# Unlike nnx.jit, this also works in a function of the user that is being compiled.
+@functools.partial(jax.jit, static_argnums=0)
+def _detect(
+    graph: nnx.GraphDef[RCNN], state: nnx.State, images: jax.Array, sizes: jax.Array
+) -> Detections | MaskDetections:
+    return nnx.merge(graph, state, copy=True).detect(images, sizes)

@@ -24,9 +24,6 @@ from examples.detection.sampling import sample_balanced
 from examples.detection.settings import Settings
 from examples.models.layers import kaiming_fan_out_init
 
-# Detections are sought among so many candidates first, and among all only if these are too few.
-_CANDIDATES = 4096
-
 
 class TwoFC(nnx.Module):
     """Two linear layers with ReLU. Kernels start with Glorot's uniform initialization.
@@ -232,67 +229,43 @@ def select_detections(
     Returns:
       ``settings.detections`` places for each image, or fewer if there are fewer candidates.
     """
-    boxes, scores, labels = jax.vmap(functools.partial(_list_candidates, settings=settings))(
-        logits, codes, proposals, sizes
-    )
-    total = scores.shape[1]
-
-    def choose(limit: int) -> tuple[Detections, jax.Array]:
-        best, index = jax.lax.top_k(scores, limit)
-        chosen = [jnp.take_along_axis(boxes, index[..., None], 1), best]
-        chosen.append(jnp.take_along_axis(labels, index, 1))
-        return jax.vmap(functools.partial(_suppress, settings=settings))(*chosen)
-
-    limit = max(_CANDIDATES, settings.detections)
-    if total <= limit:
-        return choose(total)[0]
-    few, number = choose(limit)
-    # NMS of the best candidates is the beginning of NMS of all, and enough if all places are
-    # filled or there are no other candidates.
-    full = number >= settings.detections
-    enough = (full | ((scores > -jnp.inf).sum(1) <= limit)).all()
-    return jax.lax.cond(enough, lambda: few, lambda: choose(total)[0])
+    select = functools.partial(_select_detections_of_image, settings=settings)
+    return jax.vmap(select)(logits, codes, proposals, sizes)
 
 
-def _list_candidates(
+def _select_detections_of_image(
     logits: jax.Array,
     codes: jax.Array,
     proposals: Proposals,
     size: ArrayLike,
     *,
     settings: Settings,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns boxes, scores and labels of every region for every class; -inf is no candidate."""
+) -> Detections:
     regions, classes = logits.shape
+    total = regions * (classes - 1)
     boxes = decode_boxes(codes, proposals.boxes[:, None], settings.box_weights)
     boxes = clip_boxes_to_image(boxes[:, 1:], jnp.asarray(size))
     scores = nnx.softmax(logits)[:, 1:]
     usable = proposals.valid[:, None] & is_large(boxes, settings.detection_min_size)
-    scores = jnp.where(usable & (scores > settings.score_threshold), scores, -jnp.inf)
+    usable &= scores > settings.score_threshold
     labels = jnp.broadcast_to(jnp.arange(1, classes)[None], scores.shape)
-    return boxes.reshape(regions * (classes - 1), 4), scores.reshape(-1), labels.reshape(-1)
-
-
-def _suppress(
-    boxes: jax.Array, scores: jax.Array, labels: jax.Array, *, settings: Settings
-) -> tuple[Detections, jax.Array]:
+    boxes, scores, labels = boxes.reshape(total, 4), scores.reshape(total), labels.reshape(total)
     index, number = batched_nms(
         boxes,
         scores,
         labels,
         settings.detection_iou,
-        valid=scores > -jnp.inf,
+        valid=usable.reshape(total),
         max_outputs=settings.detections,
     )
     valid = jnp.arange(index.size) < number
-    index = jnp.minimum(index, scores.size - 1)
-    detections = Detections(
+    index = jnp.minimum(index, total - 1)
+    return Detections(
         boxes=jnp.where(valid[:, None], boxes[index], 0),
         scores=jnp.where(valid, scores[index], 0),
         labels=jnp.where(valid, labels[index], 0),
         valid=valid,
     )
-    return detections, number
 
 
 def _make_linear(dtype: DTypeLike | None, rngs: nnx.Rngs) -> Callable[[int, int], nnx.Linear]:

@@ -17,7 +17,7 @@ from examples.detection.boxes import (
     is_large,
 )
 from examples.detection.matching import BELOW_LOW_THRESHOLD, match_boxes
-from examples.detection.nms import nms
+from examples.detection.nms import batched_nms
 from examples.detection.sampling import sample_balanced
 from examples.detection.settings import Settings
 
@@ -108,35 +108,29 @@ def propose(
       post_nms: how many proposals there are at most.
       settings: gives the smallest size and the largest overlap.
     """
-    most = min(pre_nms, max(len(level) for level in anchors))
-    boxes, scores, start = [], [], 0
-    for level in anchors:
+    boxes, scores, levels, start = [], [], [], 0
+    for place, level in enumerate(anchors):
         stop = start + len(level)
-        best, index = jax.lax.top_k(logits[start:stop], min(most, len(level)))
-        missing = most - best.size
-        decoded = decode_boxes(codes[start:stop][index], jnp.asarray(level)[index])
-        boxes.append(jnp.pad(decoded, ((0, missing), (0, 0))))
-        # NMS leaves places without a score out.
-        scores.append(jnp.pad(nnx.sigmoid(best), (0, missing), constant_values=jnp.nan))
+        best, index = jax.lax.top_k(logits[start:stop], min(pre_nms, len(level)))
+        boxes.append(decode_boxes(codes[start:stop][index], jnp.asarray(level)[index]))
+        scores.append(nnx.sigmoid(best))
+        levels.append(jnp.full(best.size, place))
         start = stop
-    # Levels of one size allow one NMS for all, under vmap.
-    boxes = clip_boxes_to_image(jnp.stack(boxes), jnp.asarray(size))
-    scores = jnp.stack(scores)
-    valid = is_large(boxes, settings.proposal_min_size) & jnp.isfinite(scores)
-
-    def keep(boxes, scores, valid):
-        index, _ = nms(
-            boxes, scores, settings.proposal_iou, valid=valid, max_outputs=min(most, post_nms)
-        )
-        return jnp.zeros(most, bool).at[index].set(True, mode="drop")
-
-    kept = jax.vmap(keep)(boxes, scores, valid).reshape(-1)
-    ranked = jnp.where(kept, scores.reshape(-1), -jnp.inf)
-    best, index = jax.lax.top_k(ranked, min(post_nms, ranked.size))
-    valid = best > -jnp.inf
+    boxes = clip_boxes_to_image(jnp.concatenate(boxes), jnp.asarray(size))
+    scores = jnp.concatenate(scores)
+    index, number = batched_nms(
+        boxes,
+        scores,
+        jnp.concatenate(levels),
+        settings.proposal_iou,
+        valid=is_large(boxes, settings.proposal_min_size),
+        max_outputs=post_nms,
+    )
+    valid = jnp.arange(index.size) < number
+    index = jnp.minimum(index, scores.size - 1)
     return Proposals(
-        boxes=jnp.where(valid[:, None], boxes.reshape(-1, 4)[index], 0),
-        scores=jnp.where(valid, best, 0),
+        boxes=jnp.where(valid[:, None], boxes[index], 0),
+        scores=jnp.where(valid, scores[index], 0),
         valid=valid,
     )
 

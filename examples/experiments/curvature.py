@@ -1,4 +1,4 @@
-"""How steep and how curved a loss is, without GC and with it: both sides of Proposition 4.2."""
+"""Measures how steep and how curved a loss is without and with GC, as in Proposition 4.2."""
 
 import math
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from scipy.linalg import eigh_tridiagonal
 
 
 class Lipschitz(NamedTuple):
-    """Both sides of equation 5 at one point, for all n parameters as one vector.
+    """Both sides of equation 5 at one point, with all n parameters as one vector.
 
-    With the gradient g, of n numbers, the Hessian H, n x n, and GC as the projection P, n x n.
+    Here g is the gradient (n), H is the Hessian (n, n), and P is GC as a projection (n, n).
 
     Attributes:
-      gradient_norm: \\|g\\|, an L2 norm: how fast the loss changes.
-      gradient_norm_gc: \\|Pg\\|, no larger.
-      hessian_norm: \\|H\\|, a spectral norm: how fast the gradient changes.
-      hessian_norm_gc: \\|PH\\|, no larger.
-      products: of H and a vector, that both spectral norms took together.
-      converged: whether both spectral norms came within the tolerance.
+      gradient_norm: \\|g\\|, the L2 norm, which is how fast the loss changes.
+      gradient_norm_gc: \\|Pg\\|, which is not larger.
+      hessian_norm: \\|H\\|, the spectral norm, which is how fast the gradient changes.
+      hessian_norm_gc: \\|PH\\|, which is not larger.
+      products: the number of products of H and a vector that both spectral norms took.
+      converged: whether both spectral norms are within the tolerance.
     """
 
     gradient_norm: float
@@ -40,32 +40,33 @@ def make_lipschitz(
     tolerance: float = 1e-4,
     iterations: int = 50,
 ) -> Callable[..., Lipschitz]:
-    r"""Makes the function (params, \*args, key) -> Lipschitz of one loss and one GC.
+    r"""Makes the function (params, \*args, key) -> Lipschitz for one loss and one GC.
 
-    \|H\|² and \|PH\|² are the largest eigenvalues of HH and HPH; signs of H's eigenvalues do
-    not matter. They are found by power iteration from a random vector, which the key draws and
-    both share, in Lanczos' form: the estimate is the largest on the span of all iterates, where
-    plain iteration takes the last iterate's alone and lingers at a second eigenvalue close by.
-    It is a lower bound that never falls, but for rounding, and converges from below.
+    \|H\|² and \|PH\|² are the largest eigenvalues of HH and HPH, so the signs of H's eigenvalues
+    do not matter. Both are found by the Lanczos method, from the same random vector, which the key
+    draws. It takes the largest eigenvalue on the span of all iterates. Plain power iteration takes
+    that of the last iterate, and is slow if the second eigenvalue is close to the first. The
+    estimate is a lower bound that converges from below. Apart from rounding, it never falls.
 
-    The iteration stops where a singular value lies within the tolerance of the bound, by the
-    eigenvector's residual; that it is the largest one is likely, not certain: try two keys. Each
-    iteration takes two Hessian-vector products and keeps one vector of the size of params. One
-    product is compiled, at the first call, and serves all params and args of the same shapes.
-    For the Hessian of one kernel alone, let that kernel be params and all others be in args.
+    The iteration stops when the eigenvector's residual shows that some singular value is within the
+    tolerance of the estimate. That this is the largest one is likely but not certain, so try two
+    keys. Each iteration takes two Hessian-vector products, and keeps one vector of the size of
+    params. The product is compiled at the first call, and again only for other shapes. To get the
+    Hessian of only one kernel, pass that kernel as params and all others in args.
 
     Args:
-      loss: (params, \*args) -> the scalar loss, twice differentiable, without randomness.
-      gc: a projection without state, as ``optax_gc.centralize()``; both norms take in the leaves
-        that it leaves alone.
-      tolerance: relative, of each spectral norm; 1e-4 or more in float32.
-      iterations: for each spectral norm at most; ``converged`` is False where they ran out.
+      loss: from (params, \*args) to the scalar loss. It must be twice differentiable and not random.
+      gc: a projection without state, such as ``optax_gc.centralize()``. Both norms include the
+        leaves that it leaves alone.
+      tolerance: the relative tolerance of each spectral norm. In float32 it must be 1e-4 or more.
+      iterations: the largest number of iterations for each spectral norm. If they do not suffice,
+        ``converged`` is False.
 
     Returns:
-      The function. ``params`` is a tree of real floating point arrays, ``key`` a random key.
+      The function. ``params`` is a tree of real floating-point arrays, and ``key`` a random key.
 
     Raises:
-      ValueError: ``iterations`` is below 1; from the function, a number that is not finite.
+      ValueError: ``iterations`` is below 1. The function raises it if a number is not finite.
 
     Examples:
       >>> import jax
@@ -82,8 +83,8 @@ def make_lipschitz(
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, not {iterations}")
 
-    # One product a call and the loop in Python: on CPU, XLA runs a convolution in a compiled
-    # loop many times slower than outside of one.
+    # The loop is in Python, and each call computes one product, because on CPU a convolution in a
+    # compiled loop is many times slower than outside of one.
     @jax.jit
     def multiply(params, vector, *args):
         both = jax.jvp(jax.grad(lambda p: loss(p, *args)), (params,), (vector,))
@@ -99,7 +100,7 @@ def make_lipschitz(
             product, gradients = multiply(params, vector, *args)
             half, length = _unit(product[with_gc])
             (vector, _), _ = multiply(params, half, *args)
-            # Against all of the basis and twice: rounding would bring old directions back.
+            # The whole basis is removed twice, because rounding would bring old directions back.
             for unit in basis * 2:
                 vector = _remove(vector, unit)
             vector, rest = _unit(vector)
@@ -111,7 +112,7 @@ def make_lipschitz(
             beside.append(length * rest)
             squares, vectors = eigh_tridiagonal(diagonal, beside[:-1])
             bound, residual = math.sqrt(squares[-1]), beside[-1] * abs(vectors[-1, -1])
-            # Twice, for this is the residual of the square.
+            # The tolerance is doubled because this is the residual of the square.
             converged = bool(residual <= 2 * tolerance * squares[-1])
         return bound, converged, 2 * len(basis), gradients
 
@@ -129,7 +130,7 @@ def make_lipschitz(
 @jax.jit
 def _unit(vector):
     length = optax.tree.norm(vector)
-    # A vector of zeros stays one: the Hessian is zero then.
+    # A vector of zeros stays zero. It appears where the Hessian is zero.
     scale = 1 / jnp.where(length == 0, 1, length)
     return jax.tree.map(lambda x: (x * scale).astype(x.dtype), vector), length
 

@@ -47,7 +47,7 @@ _CPU = dataclasses.replace(
 )
 _RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 _DECAYS = (5e-4, 5e-3)
-# The number of training images that choose among a grid.
+# The number of training images that are held out to choose from a grid.
 _VALIDATION = {"fashion_mnist": 2000, "mnist5k": 1000, "digits": 500}
 
 
@@ -137,8 +137,8 @@ def _table3() -> Experiment[Any]:
         "R101GN": ("resnet101", "gn", (23.34, 22.14)),
     }
     # There are more images than in Table 1, as ImageNet has more than CIFAR-100. They are larger,
-    # because images of 8x8 would end as one pixel, and group normalization would then have only the
-    # two channels of a group.
+    # because images of 8x8 would end as one pixel. Group normalization would then average over only
+    # the two channels of a group.
     config = dataclasses.replace(
         _CPU, width=4, train_images=1000, epochs=10, milestones=(3, 6, 9), pad=0, pool=2
     )

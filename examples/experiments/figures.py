@@ -88,7 +88,7 @@ def figure4(outcomes: Outcomes) -> Figure:
             # The projection's own effect, without the effect that GC had on the course of the run.
             _by_iteration(axes, off, f"{layer}/kernel/{key}_after", **projected)
             axes.set(title=f"gradient of the {name}, {what}", xlabel="iteration", yscale="log")
-    text = "The gradients that the optimizer gets. Dashed: what GC would leave of those without GC."
+    text = "The gradients that the optimizer gets. Dashed: what GC would leave of the gradients without GC."
     return _finish(figure, outcomes, f"{text} {_SPAN}")
 
 
@@ -194,7 +194,7 @@ def _by_setting(outcomes: Outcomes, field: str) -> Figure:
     grid[1, 0].set_ylabel("difference to no GC, points")
     text = "Mean over seeds and its 95 % interval by Student's t; differences are paired by seed."
     if max(np.abs(grid[1, 0].get_ylim())) > 20:
-        # A setting at which one arm alone fails would press all others onto one line.
+        # A setting at which only one arm fails would press all others onto one line.
         grid[1, 0].set_yscale("symlog", linthresh=5)
         ticks = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
         grid[1, 0].yaxis.set_major_locator(FixedLocator(ticks))
@@ -267,7 +267,7 @@ def _settings(outcomes: Outcomes) -> str:
 
 
 def _seeds(outcomes: Outcomes) -> str:
-    """Returns a phrase with the number of seeds, such as "7 of 10 seeds" where some are missing."""
+    """Returns a phrase with the number of seeds, such as "7 of 10 seeds" if some are missing."""
     columns: dict[str, list[str]] = {}
     for name, outcome in outcomes.items():
         total = outcome.column.seeds
@@ -295,7 +295,7 @@ def _diverged(outcomes: Outcomes) -> str:
 
 
 class _Picture(NamedTuple):
-    """What a figure is drawn from: an experiment, or one column of it."""
+    """The experiment, or the one column of it, from which a figure is drawn."""
 
     make: Callable[[Outcomes], Figure]
     experiment: str
@@ -347,11 +347,11 @@ class Arguments:
     """Draws figures from the results that exist."""
 
     figures: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Any of figure3 to figure7, curvature, rates and images; by default all that the scale has."""
+    """Any of figure3 to figure7, curvature, rates and images. By default, all that the scale has."""
     scale: Scale = "cpu"
     """The scale of the runs."""
     out: Path | None = None
-    """The folder of the pictures, by default examples/experiments/results/SCALE/figures."""
+    """The folder of the pictures. By default, it is examples/experiments/results/SCALE/figures."""
 
     def __post_init__(self):
         for name in self.figures:

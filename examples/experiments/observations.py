@@ -63,7 +63,7 @@ def _conv_means(state: State) -> dict[str, list[float]]:
     tiny = np.finfo(np.float32).tiny
     return {
         name: [round(float(x), 2) for x in np.log10(np.maximum(np.abs(mean), tiny))]
-        for name, mean in means.items()  # the tree of a ResNet goes from shallow to deep
+        for name, mean in means.items()  # because the tree of a ResNet is ordered from shallow to deep
     }
 
 

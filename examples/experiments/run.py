@@ -4,7 +4,7 @@
     python -m examples.experiments.run table1
     python -m examples.experiments.run table4 figure5 --scale cpu
 
-When it was stopped, for whatever reason, the same command continues where it was. Results are added
+If it was stopped for any reason, the same command continues where it was. Results are added
 to examples/experiments/results/, which `examples.experiments.tables` and
 `examples.experiments.figures` read.
 """
@@ -49,7 +49,7 @@ def main() -> None:
         arguments = tyro.cli(
             Arguments, prog="python -m examples.experiments.run", description=__doc__
         )
-        # These take seconds, which the help of the program can do without.
+        # These imports take seconds, and the help of the program does not need them.
         from absl import logging
         from rich.console import Console
         from rich.progress import (

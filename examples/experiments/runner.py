@@ -24,8 +24,8 @@ from examples.training.loop import Finished, train
 from examples.training.provenance import provenance
 from examples.training.sharding import make_mesh
 
-# Runs with no more steps than this save only at their end: to start them again takes less time than
-# their checkpoints would.
+# Runs with at most this many steps save only at their end, because starting them again takes less
+# time than their checkpoints would.
 _SHORT = 3000
 
 _TRAINERS = {
@@ -35,7 +35,7 @@ _TRAINERS = {
 
 
 class Trainer(Protocol):
-    """What prepares the runs of an experiment, such as `classification.task.Trainer`."""
+    """An object that prepares the runs of an experiment, such as `classification.task.Trainer`."""
 
     config_type: Any
 
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
       trainers: the trainer of each kind that the experiments name.
       sources: the settings of the nets that other runs start from, by the name that those runs have
         as their `pretrained`. Their folders are kept.
-      data_dir: the folder of the weights that are not of a source.
+      data_dir: the folder of the weights that do not come from a source.
     """
 
     scale: Scale
@@ -118,7 +118,8 @@ def make_runs(
       plan: the runs.
       results: the folder that results are read from and added to.
       work: the folder of unfinished runs, and of the nets that others start from.
-      show: called before each run with its name, the number of finished runs and that of all runs.
+      show: a function that is called before each run with the run's name, the number of finished
+        runs and the number of all runs.
 
     Raises:
       UserError: a run cannot be made, or results cannot be read or added to.

@@ -1,4 +1,4 @@
-"""Prints the paper's tables beside those measured here. It reads results and trains nothing.
+"""Prints the paper's tables next to those measured here. It reads results and trains nothing.
 
 python -m examples.experiments.tables
 python -m examples.experiments.tables table1 rates --scale cpu
@@ -39,7 +39,7 @@ class Arguments:
     """Prints tables of the results that exist. Nothing is trained."""
 
     tables: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Any of table1, table2, table3, table4, figure5, rates and images; by default all of the scale."""
+    """Any of table1, table2, table3, table4, figure5, rates and images. By default, all of the scale."""
     scale: Scale = "cpu"
     """The runs to show: those with the paper's settings and data (paper), or the small ones (cpu)."""
     readme: bool = False
@@ -55,7 +55,7 @@ class Arguments:
 def make_tables(
     experiment: Experiment[Any], name: str, scale: Scale, store: Store
 ) -> Iterator[Table]:
-    """Makes an experiment's tables, laid out as in the paper: a column for each net, a row for each arm.
+    """Makes an experiment's tables as in the paper, with a column for each net and a row for each arm.
 
     An experiment with several metrics has a table for each.
     """
@@ -135,7 +135,7 @@ def make_summary(scale: Scale, results: Path = RESULTS) -> Table:
 
 
 def describe_verdicts(experiment: Experiment[Any], scale: Scale, store: Store) -> Iterator[str]:
-    """Yields a sentence for each arm: where it helped, where it hurt, and where neither shows."""
+    """Yields a sentence for each arm: where it helped, where it hurt, and where neither is shown."""
     metric = experiment.metrics[0]
     outcomes = [gather(column, store, metric) for column in experiment.columns[scale]]
     words = {1: "helped", 0: "no difference that these seeds can show", -1: "hurt"}

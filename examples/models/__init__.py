@@ -84,9 +84,9 @@ def create(
         ImageNet form (stream ``dropout``).
 
     Raises:
-      ValueError: an unknown name, stem or norm, a net that has no such form, a frozen
-        batch normalization in a net without one, a net that needs its last layer, or a size
-        below 1.
+      ValueError: a name, stem or norm is unknown, the net does not have this form, batch
+        normalization is to be frozen in a net without it, the net needs its last layer, or a size
+        is below 1.
     """
     if name not in _NETS:
         nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)

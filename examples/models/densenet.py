@@ -41,12 +41,14 @@ class Transition(nnx.Module):
 class DenseNet121(nnx.Module):
     """Four blocks whose layers see the features of all layers before, with transitions between them.
 
-    The ImageNet form has a 7x7 stem of stride 2 with norm, ReLU and max-pooling and
-    puts a layer's new features behind the old; the CIFAR form has a bare 3x3 stem and
-    puts them in front, as the paper's net does. The growth rate is half the width.
+    The ImageNet form has a 7x7 stem of stride 2 with norm, ReLU and max-pooling, and puts a
+    layer's new features after the old ones. The CIFAR form has only a 3x3 convolution as its
+    stem, and puts new features before the old ones, as in the paper's net. The growth rate is
+    half the width.
 
-    Kernels start as in torchvision and in the paper's CIFAR net: Kaiming normal by
-    fan-in; PyTorch's default. The linear layer starts as PyTorch's, its bias at 0.
+    Kernels are initialized as in the original nets: Kaiming normal by fan-in in the ImageNet
+    form (torchvision), and PyTorch's default in the CIFAR form (the paper's net). The linear
+    layer has PyTorch's default in both, with a bias of 0.
     """
 
     def __init__(
@@ -92,8 +94,8 @@ class DenseNet121(nnx.Module):
         """Returns the output of each of the four blocks for images (N, H, W, in_channels).
 
         Returns:
-          One (N, H_i, W_i, C_i) a block, before any norm: in the ImageNet form at
-          strides 4, 8, 16 and 32, in the CIFAR form at 1, 2, 4 and 8.
+          An array (N, H_i, W_i, C_i) for each block, before its norm: at the strides 4, 8, 16 and
+          32 in the ImageNet form, and 1, 2, 4 and 8 in the CIFAR form.
         """
         x = self.conv0(x)
         if self.stem == "imagenet":

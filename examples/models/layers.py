@@ -23,7 +23,7 @@ kaiming_fan_in_init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def standardize(kernel: jax.Array) -> jax.Array:
-    """Gives the weights of every output channel a mean of 0 and a deviation of 1.
+    """Scales and shifts the weights of every output channel to a mean of 0 and a deviation of 1.
 
     Args:
       kernel: (height, width, inputs, outputs), of any float dtype.
@@ -52,8 +52,8 @@ class WSConv(nnx.Conv):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # Only here does Conv pass its kernel in the dtype of the parameter, so the statistics
-        # are those of float32 in a bfloat16 net too.
+        # This is the only place where Conv passes its kernel in the dtype of the parameter, so in a
+        # bfloat16 net too the statistics are computed in float32.
         super().__init__(*args, promote_dtype=_promote_standardized, **kwargs)
         if math.prod(self.kernel_shape[:-1]) < 2:
             raise ValueError(
@@ -76,8 +76,8 @@ def num_groups(features: int) -> int:
     """Returns the number of groups for a group normalization of this many channels.
 
     It is 32 as in the paper if 32 divides the channels and each group has at least two of
-    them, which holds in nets of normal width. Otherwise it is the largest power of two for
-    which that is so. A group of one channel would lose the channel's mean and contrast.
+    them. This is so in nets of normal width. Otherwise it is the largest power of two with these
+    two properties. A group of one channel would lose the channel's mean and contrast.
     """
     groups = math.gcd(32, features)
     return groups // 2 if 1 < groups == features else groups
@@ -87,7 +87,7 @@ def group_norm(features: int, **kwargs: Any) -> nnx.GroupNorm:
     """Makes a group normalization with `num_groups` groups.
 
     Its variance is the mean of squared deviations. The mean of squares minus the square of the mean,
-    which is Flax's default, loses digits where the mean is large beside the deviation.
+    which is Flax's default, loses digits if the mean is much larger than the deviation.
     """
     return nnx.GroupNorm(
         features, num_groups=num_groups(features), use_fast_variance=False, **kwargs

@@ -24,7 +24,7 @@ _LEAVES = {
     "var": "running_var",
 }
 
-# Everything but the state of dropout, so the frozen parameters of a detector's backbone too.
+# Everything except the state of dropout. This includes the frozen parameters of a detector's backbone.
 _LOADED = nnx.Not(nnx.RngState)
 
 
@@ -45,7 +45,7 @@ def load_torch_state(
       model: a net of `examples.models.create`, changed in place.
       state: real floating-point arrays by key, as in PyTorch's ``state_dict``. An ImageNet
         form has the keys of torchvision and timm. A CIFAR form has those of the paper's
-        code: the same, but ``shortcut`` for ``downsample``, ``linear`` for ``fc``, and
+        code: the same, except ``shortcut`` for ``downsample``, ``linear`` for ``fc``, and
         other keys for DenseNet. ``num_batches_tracked`` is not needed.
       replace_head: keep the last linear layer of the model, whatever the state has for
         it. This is for fine-tuning on other classes.
@@ -94,7 +94,7 @@ def find_places(model: ResNet | VGG11 | DenseNet121) -> dict[str, Place]:
 def put_state(
     model: nnx.Module, state: Mapping[str, Any], places: Mapping[str, Place]
 ) -> dict[str, list[str]]:
-    """Puts arrays of PyTorch into a model, if every array has a place and every place an array.
+    """Puts arrays of PyTorch into a model if every array has a place and every place has an array.
 
     Args:
       model: the model, changed in place. Its shardings and dtypes stay.
@@ -175,7 +175,7 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     # A pickle can run any code. This reads only tensors.
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises many kinds, with advice to turn this safety off
+    except Exception as error:  # many kinds of errors, which advise to turn this safety off
         raise WeightsError(
             f"{path}: the file is damaged, or holds more than tensors by name. Save the state dict "
             "again, best as .safetensors"
@@ -191,7 +191,7 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         if value.layout != torch.strided or value.is_quantized:
             raise WeightsError(f"{path}: the tensor {key} is sparse or quantized; save it dense")
         value = value.detach()
-        # NumPy of PyTorch knows no bfloat16; float32 holds each of its numbers.
+        # PyTorch cannot convert bfloat16 to NumPy, and float32 can hold all of its numbers.
         arrays[key] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return arrays
 

@@ -50,7 +50,7 @@ class VGG11(nnx.Module):
         for stage in _STAGES:
             units = []
             for multiple in stage:
-                # The original has this bias before the norm, so its weights hold it.
+                # The original net has this bias before the norm, so published weights contain it.
                 unit = nnx.List(
                     [conv(features, multiple * width), norm(multiple * width, rngs=rngs)]
                 )

@@ -24,10 +24,10 @@ class CheckpointError(UserError):
 
 @contextlib.contextmanager
 def _quiet_reads() -> Iterator[None]:
-    """Keeps back what Orbax's threads print where one of several reads fails.
+    """Hides the tracebacks that Orbax's threads print when one of several reads fails.
 
-    The error itself is raised. The other reads then end on an event loop that is closed by now, and
-    each would print a traceback of that.
+    The error itself is still raised. The other reads then end on an event loop that is already
+    closed, and each of them would print a traceback about that.
     """
     show = sys.unraisablehook
 
@@ -95,7 +95,7 @@ def _read(folder: Path, step: int) -> Restored:
 
 
 def _check_digest(step: int, state: Any, record: Any) -> dict[str, Any]:
-    """Returns a record without the digest in it, if that is the digest of what was read."""
+    """Checks the digest in a record against what was read, and returns the record without it."""
     if not isinstance(record, dict) or "digest" not in record:
         raise ValueError("it has no digest of what it holds")
     rest = {name: value for name, value in record.items() if name != "digest"}
@@ -121,14 +121,14 @@ def _unusable(folder: Path, step: int, error: Exception) -> CheckpointError:
 def _newest_good(folder: Path, damaged: int) -> Path | None:
     for step in reversed(_steps_in(folder)):
         if step != damaged:
-            with contextlib.suppress(Exception):  # one that cannot be read is not offered
+            with contextlib.suppress(Exception):  # a checkpoint that cannot be read is not offered
                 _read(folder, step)
                 return folder / str(step)
     return None
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints of one run, in one folder; when the context ends, all of them are written.
+    """The checkpoints of one run in one folder. When the context ends, all of them are written.
 
     A save continues in the background while training goes on. A checkpoint appears whole or not at
     all, and the one before it stays until then.
@@ -189,16 +189,16 @@ class Checkpoints(contextlib.AbstractContextManager):
         return Restored(step, restored["state"], record)
 
     def save(self, step: int, state: Any, batches: Any, record: dict[str, Any]) -> None:
-        """Waits until the checkpoint before is written, then begins to write this one.
+        """Waits until the previous checkpoint is written, and then begins to write this one.
 
         Args:
           step: the number of steps done, which is the number of batches taken.
           state: the state after them.
           batches: the iterator that the batches came from.
-          record: what else a restart needs, as JSON can hold it.
+          record: everything else that a restart needs, as values that JSON can hold.
 
         Raises:
-          CheckpointError: this one or the one before could not be written.
+          CheckpointError: this checkpoint or the previous one could not be written.
         """
         if step == self._manager.latest_step():
             return

@@ -1,4 +1,4 @@
-"""One digest of all that a checkpoint holds, so that a change on the disk is noticed."""
+"""Computes one digest of all that a checkpoint holds, so that a change on the disk is noticed."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def digest_of(step: int, record: Mapping[str, Any], state: Any) -> str:
 
     Args:
       step: the number of the step.
-      record: what JSON can hold.
+      record: values that JSON can hold.
       state: a tree of arrays, with any names.
     """
     digest = hashlib.sha256(json.dumps([step, record], sort_keys=True).encode())

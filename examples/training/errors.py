@@ -16,7 +16,7 @@ class UserError(Exception):
 class SettingError(UserError):
     """A setting has a value that it cannot have, or two settings contradict each other.
 
-    It is not a `ValueError`, which tyro would report with names of its own in front of the flag's.
+    It is not a `ValueError`, because tyro would put other names before the flag's in its message.
     """
 
 
@@ -44,7 +44,7 @@ def report_errors(what: str) -> Iterator[None]:
     except (UserError, OSError) as error:
         sys.exit(f"{what}: {' '.join(str(error).split())}")
     except (MemoryError, RuntimeError) as error:
-        # So XLA says that a device has no memory left.
+        # XLA reports in this way that a device has no memory left.
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         sys.exit(

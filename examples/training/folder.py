@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, who writes to it, and the result in it."""
+"""The folder of a run: the settings it belongs to, the process that writes to it, and its result."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from examples.training.settings import Settings
 
 @contextlib.contextmanager
 def open_folder(folder: Path, settings: Settings) -> Iterator[None]:
-    """Makes a run's folder, or checks that it holds a run of these settings, and keeps others out.
+    """Makes a run's folder, or checks that it holds a run of these settings, and locks it.
 
     Only the first of several processes writes to the folder, so only that one locks it.
 

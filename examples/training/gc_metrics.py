@@ -1,4 +1,4 @@
-"""What centralization takes from the gradients of a training step."""
+"""Measures how much centralization removes from the gradients of a training step."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from optax_gc.diagnostics import gradient_stats, share_removed
 
 
 def measure_gc(grads: Any, axes: Any) -> Metrics:
-    """Measures what GC takes, or would take, from each kernel's gradient and from all together.
+    """Measures what GC removes, or would remove, from each kernel's gradient and from all together.
 
     Args:
       grads: the gradients, before the optimizer.

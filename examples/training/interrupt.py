@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step, so that there is a whole state to save."""
+"""Lets Ctrl-C wait for the end of a step, so that there is a whole state to save."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[int], bool]]:
-    """Yields a function that tells whether to stop after a step. A second Ctrl-C acts at once.
+    """Yields a function that returns whether to stop after a step. A second Ctrl-C acts at once.
 
     The function gets the number of the step that was just done. With several processes, each of
     them must call it after every step. If Ctrl-C or SIGTERM reaches any of them, it returns True in

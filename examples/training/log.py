@@ -18,7 +18,7 @@ from tensorboardX.summary import scalar
 from examples.training.errors import StoppedError
 
 Line = dict[str, Any]
-# These classes are generated on import, where no type checker sees them.
+# These classes are generated on import, so type checkers do not know them.
 _events, _summaries = cast(Any, event_pb2), cast(Any, summary_pb2)
 
 

@@ -24,7 +24,7 @@ _START: Mapping[str, Any] = {"log": None, "means": {}, "clock": {}, "seconds": 0
 
 
 class Job(NamedTuple):
-    """All that the loop needs to know of a run.
+    """All that the loop needs to know about a run.
 
     Attributes:
       epochs: the number of passes over the data.
@@ -139,7 +139,8 @@ def train(
             batch = put_batch(next(batches), job.mesh)
             waited = time.perf_counter() - start
             state, values = job.train_step(state, batch)
-            # Report the step before: waiting for this one's metrics would let the device run dry.
+            # The previous step is reported, because waiting for this one's metrics would leave the
+            # device without work.
             if pending is not None:
                 report(*pending)
             pending = number, values

@@ -1,4 +1,4 @@
-"""What a run would need of memory, compared with what the machine has, before anything is made."""
+"""Compares the memory that a run would need with that of the machine, before anything is made."""
 
 import os
 

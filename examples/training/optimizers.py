@@ -16,7 +16,7 @@ _CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
 
 
 class OptimizerSpec(NamedTuple):
-    """Everything that a compiled update depends on, beside the shapes of the parameters.
+    """Everything that a compiled update depends on, besides the shapes of the parameters.
 
     The learning rates and the weight decay are missing here because they are numbers in the
     optimizer's state: one compiled update serves every value of them.
@@ -70,14 +70,14 @@ def make_tx(
 
     Args:
       spec: what `optimizer_spec` returned.
-      model: the net, which is asked for the input axes of its kernels.
+      model: the net, whose layers are inspected for the input axes of their kernels.
       learning_rate: the peak learning rate.
       weight_decay: the weight decay of every parameter.
       head_learning_rate: the peak learning rate of the layer `spec.head`.
     """
     gc = make_gc(spec.gc, model)
 
-    # As numbers in the state, so that one compiled step serves all rates and decays.
+    # They are numbers in the state, so that one compiled step serves all rates and decays.
     @optax.inject_hyperparams
     def make(learning_rate, head_learning_rate, weight_decay):
         def at_rate(peak):
@@ -113,7 +113,7 @@ def schedule_of(spec: OptimizerSpec, peak: float) -> optax.Schedule:
 
 
 def make_gc(gc: GC, model: nnx.Module) -> optax.GradientTransformation:
-    """Makes the centralization of a net's gradients, over the input axes that its layers name.
+    """Makes the centralization of a net's gradients, over the input axes that its layers report.
 
     ``optax.centralize`` averages over other axes. It is a control, and not meant for training.
     """
@@ -210,7 +210,7 @@ def with_head_rate(
     head_learning_rate: float,
     head: str,
 ) -> optax.GradientTransformation:
-    """Trains the layer named `head` at a learning rate of its own, as fine-tuning does.
+    """Makes an optimizer that trains the layer `head` at a learning rate of its own, for fine-tuning.
 
     Args:
       make: from a learning rate to the optimizer.

@@ -1,4 +1,4 @@
-"""The options that every trainer has: how and where a run is made."""
+"""The options that every trainer has. They decide how and where a run is made."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Says how and where a run is made. The numbers of the run do not depend on it, up to rounding."""
+    """Decides how and where a run is made. This does not change the run's numbers, up to rounding."""
 
     data_dir: Path | None = None
     """The folder of the data set. Data sets that a package brings need none."""
@@ -83,7 +83,7 @@ class Options:
         from examples.training.sharding import make_mesh
 
         if self.distributed:
-            # Ctrl-C in one process is made known to the others by it.
+            # It reports Ctrl-C in one process to the others.
             jax.config.update("jax_enable_preemption_service", True)
             try:
                 jax.distributed.initialize(self.coordinator, self.processes, self.process)

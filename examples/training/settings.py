@@ -1,4 +1,4 @@
-"""The settings that every trainer has: how long, by which optimizer, with which centralization."""
+"""The settings that every trainer has, such as the epochs, the optimizer and the centralization."""
 
 import dataclasses
 from typing import Literal
@@ -12,12 +12,12 @@ GC = Literal["off", "conv", "conv+fc", "optax.centralize"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Decides, with what a trainer adds to it, all numbers of a run, up to rounding."""
+    """All settings that decide the numbers of a run, up to rounding. A trainer adds its own."""
 
     epochs: int
     """The number of passes over the training images."""
     batch_size: int
-    """The number of images in a step, over all devices. The last images of an epoch that fill no batch are left out."""
+    """The number of images in a step, over all devices. The last images of an epoch are left out if they do not fill a batch."""
     learning_rate: float
     """The learning rate after the warm-up and before the schedule lowers it."""
     weight_decay: float

@@ -1,4 +1,4 @@
-"""Devices and processes: which of them holds which part of the state and of a batch."""
+"""Decides which devices and processes hold which part of the state and of a batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +62,7 @@ def put_state(state: Any, shardings: Any) -> Any:
     """Distributes a state that every process has made in the same way."""
     if jax.process_count() == 1:
         return jax.device_put(state, shardings)
-    # device_put reaches no devices of other processes; a compiled identity does.
+    # device_put does not reach the devices of other processes, but a compiled identity does.
     return jax.jit(lambda leaves: leaves, out_shardings=shardings)(state)
 
 
@@ -73,7 +73,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def abstract_batch(shapes: Mapping[str, tuple[tuple[int, ...], Any]], mesh: Mesh) -> Any:
-    """Returns what stands for a global batch while a step is traced.
+    """Returns the shapes that stand for a global batch while a step is traced.
 
     Args:
       shapes: the shape and the dtype of each array, over all processes together.

@@ -1,8 +1,8 @@
-"""Batches in a fixed order, made ahead of their use, that can be checkpointed to the batch.
+"""Batches in a fixed order, made ahead of their use, that can continue from any batch.
 
-Grain reads and batches. What is added here: the place in the data is one number, the batches taken
-so far. It does not depend on the number of worker processes, so a run can continue with another
-number of them.
+Grain reads the examples and makes the batches. This module keeps the place in the data as one number,
+which is the number of batches taken. It does not depend on the number of worker processes, so a run
+can continue with another number of them.
 """
 
 import multiprocessing
@@ -82,7 +82,7 @@ class _StreamIterator(grain.DatasetIterator):
         self._batches, self._workers = batches, workers
         self._taken = 0
         self._open = True
-        self._source = None  # made on the first use, because set_state may come before it
+        self._source = None  # it is made on the first use, because set_state may come before it
 
     def __next__(self) -> Any:
         self.start_prefetch()

@@ -7,7 +7,6 @@ sweep.png (E1) and images.png (E2) beside it. Only tasks of which all runs are c
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from examples.experiments.sweep.inference import (
 )
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import SEEDS, tasks_of
-from examples.training.errors import UserError
+from examples.training.errors import report_errors
 from examples.training.files import write_whole
 
 
@@ -306,13 +305,13 @@ def _table(header: tuple, rows: list[tuple]) -> str:
 
 
 def main() -> None:
-    arguments = tyro.cli(
-        Arguments, prog="python -m examples.experiments.sweep.report", description=__doc__
-    )
-    from examples.experiments.sweep.figure import draw
-    from examples.experiments.sweep.images_figure import draw_images_and_steps
+    with report_errors("stopped"):
+        arguments = tyro.cli(
+            Arguments, prog="python -m examples.experiments.sweep.report", description=__doc__
+        )
+        from examples.experiments.sweep.figure import draw
+        from examples.experiments.sweep.images_figure import draw_images_and_steps
 
-    try:
         findings = find_all(arguments.results)
         report = write_all(arguments.results, findings)
         write_whole(arguments.results / "report.md", report)
@@ -320,9 +319,7 @@ def main() -> None:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
         if cells := compare_images_and_steps(arguments.results):
             draw_images_and_steps(cells).savefig(arguments.results / "images.png", dpi=130)
-    except (UserError, OSError) as error:
-        sys.exit(f"stopped: {error}")
-    print(report, end="")
+        print(report, end="")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ to examples/experiments/results/sweep/, which `python -m examples.experiments.sw
 
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import tyro
 from examples.experiments.store import RESULTS, locked
 from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.tasks import SEEDS, TASKS, Task, find_task
-from examples.training.errors import UserError
+from examples.training.errors import SettingError, report_errors
 
 FOLDER = RESULTS / "sweep"
 
@@ -104,27 +103,23 @@ def _format(seconds: float) -> str:
 
 
 def main() -> None:
-    arguments = tyro.cli(
-        Arguments, prog="python -m examples.experiments.sweep.run", description=__doc__
-    )
-    from examples.training.provenance import commit
-
-    if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
-        sys.exit(
-            "stopped: Python files differ from the last commit, so the results could not be traced "
-            "to a commit. Commit them, or pass --allow-dirty for a trial"
+    with report_errors("stopped"):
+        arguments = tyro.cli(
+            Arguments, prog="python -m examples.experiments.sweep.run", description=__doc__
         )
-    tasks = [find_task(name) for name in arguments.tasks or TASKS]
+        from examples.training.provenance import commit
 
-    def show(text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
+            raise SettingError(
+                "Python files differ from the last commit, so the results could not be traced to a "
+                "commit. Commit them, or pass --allow-dirty for a trial"
+            )
+        tasks = [find_task(name) for name in arguments.tasks or TASKS]
 
-    try:
+        def show(text: str) -> None:
+            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
         make_runs(tasks, arguments.results, arguments.data_dir, show)
-    except (UserError, OSError) as error:
-        sys.exit(f"stopped: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command continues from here")
 
 
 if __name__ == "__main__":

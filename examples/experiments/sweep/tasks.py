@@ -112,9 +112,9 @@ def _mlps() -> Iterator[Task]:
 
 def _resnets() -> Iterator[Task]:
     sets = {
-        "mnist300": (data.mnist(300), 25, 3.0),
-        "fashion1000": (data.fashion(1000), 15, 5.0),
-        "mnist2500": (data.mnist(2500), 10, 7.0),
+        "mnist300": (data.mnist(300), 25, 2.0),
+        "fashion1000": (data.fashion(1000), 15, 4.0),
+        "mnist2500": (data.mnist(2500), 10, 6.0),
     }
     for name, (load, epochs, seconds) in sets.items():
         for norm in ("one group", "groups of two", "batch", "none"):
@@ -141,7 +141,7 @@ def _vit(name: str, load: data.Loader, norm: str, optimizer: Optimizer, **change
         batch_size=64,
         steps=600,
         grid=_GRIDS[optimizer],
-        seconds=15.0,
+        seconds=11.0,
         **changes,
     )
 
@@ -156,7 +156,7 @@ def _lm(optimizer: Optimizer, **changes) -> Task:
         batch_size=32,
         steps=300,
         grid=_GRIDS[optimizer],
-        seconds=45.0,
+        seconds=20.0,
         **changes,
     )
 
@@ -195,7 +195,7 @@ def _images_and_steps() -> Iterator[Task]:
                     batch_size=50,
                     steps=steps,
                     grid=range(-3, 1),
-                    seconds=1.5 + 0.011 * steps,
+                    seconds=1.0 + 0.011 * steps,
                     experiment="e2",
                     controls=False,
                 )

@@ -79,12 +79,12 @@ def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"shapes": ("3",)}, "--shapes 3: give at least two sizes"),
-        ({"shapes": ("3x0",)}, "--shapes 3x0: give at least two sizes"),
-        ({"shapes": ("axb",)}, "--shapes axb: give at least two sizes"),
+        ({"shapes": ("3",)}, "--shapes 3: pass at least two sizes"),
+        ({"shapes": ("3x0",)}, "--shapes 3x0: pass at least two sizes"),
+        ({"shapes": ("axb",)}, "--shapes axb: pass at least two sizes"),
         ({"optimizer": "lion"}, "no optimizer is called 'lion'; there are"),
         ({"rounds": 5}, "--rounds 5: an interval needs at least 6 rounds"),
-        ({"seconds": float("nan")}, "--seconds nan: give 0 or more"),
+        ({"seconds": float("nan")}, "--seconds nan: it must be 0 or more"),
     ],
 )
 def test_a_flag_that_makes_no_sense(flags, message):

@@ -57,7 +57,7 @@ def test_the_whole_program(tmp_path):
         if record["kind"] == "collectives" and record["arm"] == "ours"
     }
     assert sent == {"replicated": 0, "fsdp": 1, "outputs": 0}
-    assert "1e9x100, sgdm: not timed: counted alone at this size" in done.stdout
+    assert "1e9x100, sgdm: not timed: only counted at this size" in done.stdout
     for word in ("Update step, time", "Update step, counted", "Whole training step", "Collectives"):
         assert word in done.stdout
 
@@ -99,9 +99,9 @@ def test_every_tree_and_optimizer_is_measured_by_default():
         ({"rounds": 5}, "--rounds 5: an interval needs at least 6 rounds"),
         ({"rounds": 0}, "--rounds 0: an interval needs at least 6 rounds"),
         ({"step_rounds": 5}, "--step-rounds 5: an interval needs at least 6 rounds"),
-        ({"seconds": -1.0}, "--seconds -1.0: give 0 or more"),
-        ({"seconds": float("nan")}, "--seconds nan: give 0 or more"),
-        ({"batch": 0}, "--batch 0: at least 1 is needed"),
+        ({"seconds": -1.0}, "--seconds -1.0: it must be 0 or more"),
+        ({"seconds": float("nan")}, "--seconds nan: it must be 0 or more"),
+        ({"batch": 0}, "--batch 0: it must be at least 1"),
         ({"out": Path("cost.json")}, "the name must end in .jsonl"),
         ({"out": Path("nowhere/cost.jsonl")}, "no file can be written there"),
     ],

@@ -206,7 +206,16 @@ tiny = functools.partial(
 
 @functools.cache
 def make_tiny():
-    return nnx.jit(lambda: tiny(rngs=nnx.Rngs(0)))()
+    model = nnx.eval_shape(lambda: tiny(rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+
+    def fill(x):
+        """Makes a kernel of the usual size, and vectors near 1, without compiling anything."""
+        values = rng.standard_normal(x.shape) / np.sqrt(max(1, np.prod(x.shape[:-1])))
+        return jnp.asarray(values if len(x.shape) > 1 else 1 + 0.1 * values, x.dtype)
+
+    nnx.update(model, jax.tree.map(fill, nnx.state(model)))
+    return model
 
 
 @functools.cache
@@ -337,3 +346,23 @@ def test_more_stages_can_be_frozen():
     assert not jax.tree.leaves(nnx.state(model.backbone, nnx.Param))
     with pytest.raises(ValueError, match="stages must be from 0 to 4, not 5"):
         detection.freeze(model.backbone, stages=5)
+
+
+def test_detecting_compiles_once_for_each_shape_and_inside_a_compiled_function():
+    model, sizes = make_tiny(), np.array([[64, 64], [50, 40]])
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
+    before = detection._detect._cache_size()
+    first = detection.detect(model, images, sizes)
+    detection.detect(model, -images, sizes[::-1])
+    assert detection._detect._cache_size() == before + 1
+    inside = jax.jit(lambda images, sizes: detection.detect(model, images, sizes))(images, sizes)
+    assert first.valid.any()
+    np.testing.assert_array_equal(inside.labels, first.labels)
+    np.testing.assert_allclose(inside.boxes, first.boxes, atol=1e-2)
+    assert (np.asarray(first.boxes) <= sizes[:, [1, 0, 1, 0]][:, None]).all()
+
+
+def test_images_of_one_pixel_are_no_error():
+    found = detection.detect(make_tiny(), jnp.ones((1, 1, 1, 3)), [(1, 1)])
+    assert found.masks.shape == (1, 5, 28, 28)
+    assert ((found.boxes >= 0) & (found.boxes <= 1)).all()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import matplotlib.image
@@ -166,3 +167,14 @@ def test_the_committed_tables_are_those_of_the_committed_results():
     committed = report.Arguments().results
     tables = report.write_all(committed, report.find_all(committed))
     assert (committed / "report.md").read_text() == tables
+
+
+def test_the_committed_results_are_of_clean_commits():
+    lines = [
+        line
+        for path in report.Arguments().results.glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(lines) > 1000
+    for line in lines:
+        assert re.fullmatch("[0-9a-f]{40}", json.loads(line)["commit"])

@@ -1,0 +1,377 @@
+"""Data sets in COCO's format (Lin et al. 2014, cocodataset.org/#format-data): objects in images.
+
+A split is a folder of images and one file of annotations, which is read and checked once. What is
+kept of it are flat arrays and the outlines of the objects.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from examples.datasets.files import check_names, decode, expect, find_folder
+from examples.datasets.types import DatasetError
+
+ORIGIN = "COCO: cocodataset.org/#download"
+# What an object is drawn by: polygons, or runs of pixels with the size of their image.
+Segmentation = Sequence[np.ndarray] | Mapping[str, Any] | None
+# Boxes that end less than this outside of their image are cut off and not refused. COCO rounds the
+# numbers of its boxes to a hundredth of a pixel, and other tools to whole pixels.
+_ROUNDING = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coco:
+    """One split of a data set in COCO's format. Its images are read one by one.
+
+    Objects that cannot be trained on are left out: crowds, objects marked as `ignore`, and objects
+    less than one pixel wide or high, such as two in train2017 whose area is 0. The annotation file still holds them for the evaluation.
+
+    Attributes:
+      path: the annotation file.
+      image_dir: the folder of the images.
+      names: the N names of the images, relative to `image_dir`.
+      image_ids: int64 (N,), the numbers of the images in the file.
+      sizes: int32 (N, 2), height and width.
+      category_ids: the numbers of the K classes in the file. Class k of the labels is
+        `category_ids[k - 1]`, because 0 is the background.
+      class_names: the K names.
+      first: int64 (N + 1,). The objects of image i are `first[i]` to `first[i + 1] - 1`.
+      boxes: float32 (A, 4) as x1, y1, x2, y2, in pixels.
+      labels: int32 (A,) from 1 to K.
+      object_ids: int64 (A,), the numbers of the objects in the file.
+      segmentations: A outlines; see `draw_mask`.
+    """
+
+    path: Path
+    image_dir: Path
+    names: Sequence[str]
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    first: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    object_ids: np.ndarray
+    segmentations: Sequence[Segmentation]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read_image(self, index: int) -> np.ndarray:
+        """Reads an image as uint8 (height, width, 3), as it is stored: it is not turned.
+
+        Raises:
+          DatasetError: the file is missing or broken, or has another size than its annotation.
+        """
+        path = self.image_dir / self.names[index]
+        image = decode(os.fspath(path))
+        height, width = self.sizes[index].tolist()
+        if image.shape[:2] != (height, width):
+            raise DatasetError(
+                f"{path}: the image has {image.shape[1]} x {image.shape[0]} pixels, and "
+                f"{self.path} says {width} x {height} for image {self.image_ids[index]}"
+            )
+        return image
+
+    def objects(self, index: int) -> slice:
+        """Returns where the objects of an image are in `boxes`, `labels` and `segmentations`."""
+        return slice(int(self.first[index]), int(self.first[index + 1]))
+
+    def draw_masks(self, index: int) -> np.ndarray:
+        """Draws the objects of an image: bool (G, height, width)."""
+        size = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
+        outlines = self.segmentations[self.objects(index)]
+        masks = [draw_mask(outline, size) for outline in outlines]
+        return np.stack(masks) if masks else np.zeros((0, *size), bool)
+
+
+def draw_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
+    """Draws an object: bool (height, width).
+
+    Args:
+      segmentation: polygons x1, y1, x2, y2, ..., or runs {"size": [height, width], "counts": ...}
+        as a list of numbers or in COCO's compressed form.
+      size: height and width.
+    """
+    from pycocotools import mask as rle
+
+    if segmentation is None:
+        raise ValueError("this object has no outline")
+    if not isinstance(segmentation, Mapping):
+        runs = rle.merge(rle.frPyObjects([p.tolist() for p in segmentation], *size))
+    elif isinstance(segmentation["counts"], list):
+        runs = rle.frPyObjects(segmentation, *size)
+    else:
+        runs = segmentation
+    return rle.decode(runs).astype(bool)
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Returns a mask, bool (height, width), as compressed runs that JSON can hold."""
+    from pycocotools import mask as rle
+
+    runs: dict[str, Any] = dict(rle.encode(np.asfortranarray(mask.astype(np.uint8))))
+    return {"size": list(mask.shape), "counts": runs["counts"].decode()}
+
+
+def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco:
+    """Reads `annotations/instances_SPLIT.json` of a folder; its images are in the folder SPLIT.
+
+    Args:
+      data_dir: the folder.
+      split: the name of the split, such as "train2017".
+      masks: whether each object must have an outline.
+
+    Raises:
+      DatasetError: a file is missing, or an annotation is broken. The message names the file and
+        the number of the image or the object.
+    """
+    folder = find_folder(data_dir, "coco", ORIGIN)
+    return read_coco(
+        folder / "annotations" / f"instances_{split}.json", folder / split, masks=masks
+    )
+
+
+def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
+    """Reads an annotation file. See `load_coco`."""
+    with expect(path, "annotations in COCO's format"):
+        content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: expected annotations in COCO's format, found a list or value")
+    images, annotations, categories = (
+        _entries(path, content, key) for key in ("images", "annotations", "categories")
+    )
+    for key, entries in {"image": images, "category": categories}.items():
+        if not entries:
+            raise DatasetError(f"{path}: expected at least one {key}, found none")
+    image_rows = _by_id(path, "image", images)
+    _by_id(path, "annotation", annotations)
+    category_ids = tuple(sorted(_by_id(path, "category", categories)))
+    labels = {number: label for label, number in enumerate(category_ids, 1)}
+    class_names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
+
+    names = [_text(path, entry, "file_name") for entry in images]
+    check_names(path, names)
+    sizes = np.array([[_side(path, e, "height"), _side(path, e, "width")] for e in images])
+    sizes = sizes.astype(np.int32).reshape(-1, 2)
+    missing = _first_missing(image_dir, names)
+    if missing is not None:
+        raise DatasetError(
+            f"{image_dir / names[missing]}: no such file; expected image {images[missing]['id']} "
+            f"of {path}"
+        )
+
+    kept: list[tuple[int, int, np.ndarray, int, Segmentation]] = []
+    for entry in annotations:
+        where = f"{path}, annotation {entry['id']}"
+        row = image_rows.get(entry.get("image_id"))
+        if row is None:
+            raise DatasetError(f"{where}: no image has the id {entry.get('image_id')!r}")
+        label = labels.get(entry.get("category_id"))
+        if label is None:
+            raise DatasetError(f"{where}: no category has the id {entry.get('category_id')!r}")
+        height, width = sizes[row].tolist()
+        box = _box(where, entry, height, width)
+        crowd = entry.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise DatasetError(f"{where}: iscrowd must be 0 or 1, not {crowd!r}")
+        outline = _outline(where, entry.get("segmentation"), (height, width))
+        if crowd and not isinstance(outline, Mapping):
+            raise DatasetError(f"{where}: a crowd must have a segmentation of runs (RLE)")
+        if masks and outline is None:
+            raise DatasetError(f"{where}: it has no segmentation, which training of masks needs")
+        if crowd or entry.get("ignore") or (box[2:] - box[:2] < 1).any():
+            continue
+        kept.append((row, label, box, entry["id"], outline))
+    kept.sort(key=lambda item: item[0])  # stable: objects of an image stay in the file's order
+    rows = np.array([item[0] for item in kept], np.int64)
+    return Coco(
+        path=path,
+        image_dir=image_dir,
+        names=names,
+        image_ids=np.array([entry["id"] for entry in images], np.int64),
+        sizes=sizes,
+        category_ids=category_ids,
+        class_names=tuple(class_names[number] for number in category_ids),
+        first=np.searchsorted(rows, np.arange(len(images) + 1)),
+        boxes=np.array([item[2] for item in kept], np.float32).reshape(-1, 4),
+        labels=np.array([item[1] for item in kept], np.int32),
+        object_ids=np.array([item[3] for item in kept], np.int64),
+        segmentations=[item[4] for item in kept],
+    )
+
+
+def _entries(path: Path, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DatasetError(f'{path}: expected annotations in COCO\'s format, which list "{key}"')
+    return entries
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) < 1e9  # it is False for NaN too
+
+
+def _by_id(path: Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """Returns the row of each id."""
+    rows: dict[int, int] = {}
+    for row, entry in enumerate(entries):
+        number = entry.get("id")
+        if not _is_whole(number):
+            raise DatasetError(
+                f"{path}, {kind} {row + 1} of the list: expected a whole number as id, found "
+                f"{str(number)[:80]!r}"
+            )
+        if number in rows:
+            raise DatasetError(f"{path}: two {kind} entries have the id {number}")
+        rows[number] = row
+    return rows
+
+
+def _text(path: Path, entry: Mapping[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise DatasetError(f"{path}, image {entry['id']}: expected a {key}, found {value!r}")
+    return value
+
+
+def _side(path: Path, entry: Mapping[str, Any], key: str) -> int:
+    value = entry.get(key)
+    if not _is_number(value) or value < 1 or value != int(value) or value > 2**20:
+        raise DatasetError(
+            f"{path}, image {entry['id']}: expected the {key} in whole pixels, found "
+            f"{str(value)[:80]!r}"
+        )
+    return int(value)
+
+
+def _box(where: str, entry: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """Returns a box as x1, y1, x2, y2, cut at the borders of its image."""
+    box = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise DatasetError(
+            f"{where}: expected a bbox of four numbers [x, y, width, height], found {str(box)[:80]}"
+        )
+    x, y, w, h = box
+    # Where the file itself says that the area is 0, it is no slip: COCO has two such objects.
+    if min(w, h) < 0 or (min(w, h) == 0 and entry.get("area") != 0):
+        raise DatasetError(f"{where}: the bbox {box} has no area; correct it or remove it")
+    outside = x < -_ROUNDING or y < -_ROUNDING
+    if outside or x + w > width + _ROUNDING or y + h > height + _ROUNDING:
+        looks_like_corners = w > x and h > y and w <= width and h <= height
+        corners = ". Does it hold two corners instead?" if looks_like_corners else ""
+        raise DatasetError(
+            f"{where}: the bbox {box} [x, y, width, height] leaves its image of {width} x {height} "
+            f"pixels{corners}"
+        )
+    edge = np.array([width, height, width, height], np.float64)
+    return np.clip([x, y, x + w, y + h], 0, edge)
+
+
+def _outline(where: str, value: Any, size: tuple[int, int]) -> Segmentation:
+    """Checks an object's segmentation, and returns None if it has none."""
+    if value is None or value == []:
+        return None
+    if isinstance(value, dict):
+        return _runs(where, value, size)
+    if not isinstance(value, list):
+        raise DatasetError(
+            f"{where}: expected a segmentation of polygons or runs, found {str(value)[:80]}"
+        )
+    polygons = []
+    for polygon in value:
+        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
+            raise DatasetError(
+                f"{where}: expected polygons of numbers x, y, x, y, ..., found {str(polygon)[:80]}"
+            )
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise DatasetError(
+                f"{where}: a polygon has {len(polygon)} numbers, and needs two for each of at "
+                "least three points"
+            )
+        points = np.array(polygon, np.float64)
+        if (points < -size[1] - size[0]).any() or (points > 2 * (size[0] + size[1])).any():
+            raise DatasetError(f"{where}: a polygon is far outside of its image")
+        polygons.append(points)
+    return polygons
+
+
+def _runs(where: str, value: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
+    """Checks runs of pixels: a list of lengths, or the same compressed to text."""
+    counts = value.get("counts")
+    if value.get("size") != list(size):
+        raise DatasetError(
+            f"{where}: the runs (RLE) are those of an image of size {str(value.get('size'))[:80]}, "
+            f"and its image has {list(size)} (height, width)"
+        )
+    if isinstance(counts, str):
+        try:
+            counts_list = _decompress(counts)
+        except ValueError as error:
+            raise DatasetError(f"{where}: the compressed runs (RLE) are broken: {error}") from error
+    elif isinstance(counts, list) and all(_is_whole(n) for n in counts):
+        counts_list = counts
+    else:
+        raise DatasetError(f"{where}: expected the counts of runs (RLE), found {str(counts)[:80]}")
+    if min(counts_list, default=0) < 0 or sum(counts_list) != math.prod(size):
+        raise DatasetError(
+            f"{where}: the runs (RLE) cover {sum(counts_list)} pixels, and its image has "
+            f"{math.prod(size)}"
+        )
+    return {"size": list(size), "counts": counts}
+
+
+def _decompress(text: str) -> list[int]:
+    """Returns the lengths of compressed runs, because pycocotools checks none of them.
+
+    Each character holds 6 bits, from "0" on: 5 bits of a number, lowest first, and whether more
+    follow. From the fourth on, a number is the difference to the one two before.
+    """
+    counts: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"it holds the character {character!r}")
+        number |= (bits & 31) << shift
+        shift += 5
+        if shift > 40:
+            raise ValueError("a number has too many digits")
+        if not bits & 32:
+            if bits & 16:
+                number -= 1 << shift
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number = shift = 0
+    if shift:
+        raise ValueError("it is cut off")
+    return counts
+
+
+def _first_missing(folder: Path, names: Sequence[str]) -> int | None:
+    """Returns the place of the first name that is not a file of the folder."""
+
+    @functools.cache
+    def listed(folder: str) -> frozenset[str]:
+        try:
+            return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
+        except OSError:
+            return frozenset()
+
+    for place, name in enumerate(names):
+        parent, file = os.path.split(os.path.join(folder, name))
+        if file not in listed(parent):
+            return place
+    return None

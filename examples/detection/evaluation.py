@@ -1,0 +1,141 @@
+"""Average precision of detections, as pycocotools computes it from the annotation file."""
+
+import contextlib
+import functools
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from examples.datasets.coco import Coco, encode_mask
+from examples.detection.masks import paste_masks
+
+# The names of pycocotools' twelve numbers, in its order: average precision over all IoUs, at two
+# IoUs and for small, medium and large objects, and average recall with 1, 10 and 100 detections an
+# image and for the same sizes.
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_KINDS: dict[str, Any] = {"box": "bbox", "mask": "segm"}
+# Masks are pasted in images whose sides are rounded up to multiples of this, so that few shapes are
+# compiled.
+_PASTE_MULTIPLE = 128
+
+
+class Scores(NamedTuple):
+    """What is known of detections after they are scored.
+
+    Attributes:
+      metrics: pycocotools' numbers, such as "box_AP50". A number for sizes that no object has is
+        missing.
+      classes: for "box" and "mask" the AP of each class by its name; NaN if no object is of it.
+      results: the detections in COCO's format for results.
+    """
+
+    metrics: dict[str, float]
+    classes: dict[str, dict[str, float]]
+    results: list[dict[str, Any]]
+
+
+class Scorer:
+    """Scores detections on some images of a data set.
+
+    Args:
+      data: the data set.
+      rows: the places of the images.
+      masks: whether masks are scored too.
+    """
+
+    def __init__(self, data: Coco, rows: np.ndarray, *, masks: bool):
+        self._data, self._rows = data, rows
+        self._kinds = ("box", "mask") if masks else ("box",)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._truth = COCO(str(data.path))
+
+    def score(self, outputs: Iterable[Mapping[str, np.ndarray]]) -> Scores:
+        """Scores detections.
+
+        Args:
+          outputs: for each batch what `task.find_objects` returns.
+        """
+        results = [entry for output in outputs for entry in to_results(self._data, output)]
+        metrics: dict[str, float] = {}
+        classes: dict[str, dict[str, float]] = {}
+        for kind in self._kinds:
+            numbers, of_classes = self._score_kind(kind, results)
+            found = dict(zip(NAMES, numbers, strict=True))
+            metrics |= {f"{kind}_{name}": value for name, value in found.items() if value >= 0}
+            classes[kind] = dict(zip(self._data.class_names, of_classes, strict=True))
+        return Scores(metrics, classes, results)
+
+    def _score_kind(
+        self, kind: str, results: list[dict[str, Any]]
+    ) -> tuple[list[float], list[float]]:
+        # pycocotools adds entries to what it is given. It takes the size of a mask from its box if
+        # there is one, so masks come without their boxes.
+        left_out = {"box": "segmentation", "mask": "bbox"}[kind]
+        mine: Any = [{k: v for k, v in entry.items() if k != left_out} for entry in results]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if mine:
+                found = self._truth.loadRes(mine)
+            else:
+                found = COCO()
+                found.dataset = {**self._truth.dataset, "annotations": []}
+                found.createIndex()
+            scoring = COCOeval(self._truth, found, _KINDS[kind])
+            scoring.params.imgIds = self._data.image_ids[self._rows].tolist()
+            scoring.evaluate()
+            scoring.accumulate()
+            scoring.summarize()
+        # Of all IoUs and recalls, for each class, of all sizes, with 100 detections an image.
+        precision = scoring.eval["precision"][:, :, :, 0, -1]
+        of_classes = [
+            float(p[p > -1].mean()) if (p > -1).any() else float("nan")
+            for p in np.moveaxis(precision, 2, 0)
+        ]
+        return [float(value) for value in scoring.stats], of_classes
+
+
+def to_results(data: Coco, output: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Turns the detections of a batch into entries of COCO's format for results.
+
+    Boxes and masks are those of the original image. Images that only fill the batch are left out.
+    """
+    results = []
+    for place in np.flatnonzero(output["counts"]):
+        row = int(output["row"][place])
+        number = int(output["valid"][place].sum())
+        if not number:
+            continue
+        height, width = data.sizes[row].tolist()
+        ratio = np.array([width, height]) / output["size"][place][::-1]
+        boxes = output["boxes"][place] * np.tile(ratio, 2)
+        boxes = boxes.clip(0, [width, height, width, height])
+        masks = None
+        if "masks" in output:
+            size = (_round_up(height), _round_up(width))
+            pasted = _paste(output["masks"][place], boxes.astype(np.float32), size)
+            masks = np.asarray(pasted)[:number, :height, :width]
+        for i in range(number):
+            x1, y1, x2, y2 = boxes[i].tolist()
+            entry = {
+                "image_id": int(data.image_ids[row]),
+                "category_id": data.category_ids[int(output["labels"][place, i]) - 1],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(output["scores"][place, i]),
+            }
+            if masks is not None:
+                entry["segmentation"] = encode_mask(masks[i])
+            results.append(entry)
+    return results
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _paste(masks: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
+    return paste_masks(masks, boxes, size) > 0.5
+
+
+def _round_up(side: int) -> int:
+    return -(-side // _PASTE_MULTIPLE) * _PASTE_MULTIPLE

@@ -1,0 +1,158 @@
+"""COCO's format is read as pycocotools reads it, and what is broken is refused by file and id."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from examples.datasets.coco import encode_mask, load_coco
+from examples.datasets.types import DatasetError
+
+HEIGHT, WIDTH = 12, 16
+MASK = np.zeros((HEIGHT, WIDTH), np.uint8)
+MASK[2:7, 3:9] = 1
+MASK[4, 5] = 0
+
+
+def plain(mask):
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    return {"size": list(mask.shape), "counts": np.diff([0, *edges, flat.size]).tolist()}
+
+
+def entry(number, image=7, category=5, **changes):
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [3.0, 2.0, 6.0, 5.0],
+        "area": 29.0,
+        "iscrowd": 0,
+        "segmentation": [[3, 2, 9, 2, 9, 7, 3, 7]],
+        **changes,
+    }
+
+
+def make_content():
+    image = {"height": HEIGHT, "width": WIDTH}
+    return {
+        "images": [
+            {"id": 9, "file_name": "b.png", **image},
+            {"id": 7, "file_name": "a.png", **image},
+            {"id": 4, "file_name": "c.png", **image},
+        ],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            entry(11),
+            entry(12, image=9, category=2, segmentation=encode_mask(MASK)),
+            entry(13, segmentation=plain(MASK)),
+            entry(14, iscrowd=1, segmentation=plain(MASK)),
+            entry(15, bbox=[3.0, 2.0, 1.0, 0.0], area=0.0),
+            entry(16, segmentation=[[1.5, 1, 6, 1, 6, 8], [8, 2, 13, 3, 12.2, 9, 8, 8]]),
+        ],
+    }
+
+
+def write(folder, content):
+    (folder / "annotations").mkdir(parents=True)
+    path = folder / "annotations" / "instances_train.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / "train").mkdir()
+    for name in "abc":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "train" / f"{name}.png")
+    return path
+
+
+def test_objects_are_those_of_the_file_without_crowds_and_what_has_no_area(tmp_path):
+    write(tmp_path, make_content())
+    data = load_coco(tmp_path, "train", masks=True)
+    assert data.image_ids.tolist() == [9, 7, 4]
+    assert (data.category_ids, data.class_names) == ((2, 5), ("dog", "cat"))
+    assert [data.object_ids[data.objects(i)].tolist() for i in range(3)] == [[12], [11, 13, 16], []]
+    assert data.labels.tolist() == [1, 2, 2, 2]
+    assert data.boxes[0].tolist() == [3, 2, 9, 7]
+    assert data.read_image(1).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_polygons_and_both_kinds_of_runs_are_drawn_as_pycocotools_draws_them(tmp_path):
+    path = write(tmp_path, make_content())
+    data, theirs = load_coco(tmp_path, "train"), COCO(str(path))
+    masks = np.concatenate([data.draw_masks(i) for i in range(3)])
+    expected = [theirs.annToMask(theirs.anns[number]) for number in data.object_ids.tolist()]
+    np.testing.assert_array_equal(masks, np.stack(expected).astype(bool))
+    assert data.draw_masks(2).shape == (0, HEIGHT, WIDTH)
+
+
+BAD = {
+    "a box outside": ({"bbox": [30, 30, 5, 5]}, "leaves its image"),
+    "two corners": ({"bbox": [10, 8, 15, 11]}, "two corners"),
+    "a box without area": ({"bbox": [3, 2, 0, 5]}, "has no area"),
+    "a negative side": ({"bbox": [3, 2, -1, 5], "area": 0}, "has no area"),
+    "a box of three numbers": ({"bbox": [3, 2, 1]}, "four numbers"),
+    "a box that is not a number": ({"bbox": [3, 2, 1, float("nan")]}, "four numbers"),
+    "a polygon of two points": ({"segmentation": [[1, 1, 2, 2]]}, "three points"),
+    "a polygon of seven numbers": ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three points"),
+    "an unknown category": ({"category_id": 99}, "no category has the id 99"),
+    "an unknown image": ({"image_id": 99}, "no image has the id 99"),
+    "a crowd of polygons": ({"iscrowd": 1}, "a crowd must"),
+    "no outline": ({"segmentation": []}, "no segmentation"),
+    "runs of another size": (
+        {"segmentation": plain(np.zeros((3, 3), np.uint8))},
+        "image of size",
+    ),
+    "runs that are too few": (
+        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [3, 4]}},
+        "cover 7 pixels",
+    ),
+    "runs that are cut off": (
+        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": encode_mask(MASK)["counts"][:-1]}},
+        "runs",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_broken_annotation_is_refused_by_file_and_id(tmp_path, kind):
+    changes, words = BAD[kind]
+    content = make_content()
+    content["annotations"].append(entry(4711, **changes))
+    path = write(tmp_path, content)
+    with pytest.raises(DatasetError, match=words) as error:
+        load_coco(tmp_path, "train", masks=True)
+    assert f"{path}, annotation 4711" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    good = make_content()
+    twice = copy.deepcopy(good)
+    twice["images"][1]["id"] = 9
+    leaves = copy.deepcopy(good)
+    leaves["images"][1]["file_name"] = "../a.png"
+    missing = copy.deepcopy(good)
+    missing["images"][1]["file_name"] = "d.png"
+    for number, (content, words) in enumerate(
+        (
+            (json.dumps(good)[:-20], "reading it failed"),
+            ([], "COCO's format"),
+            ({**good, "images": []}, "at least one image"),
+            ({**good, "categories": None}, '"categories"'),
+            (twice, "two image entries have the id 9"),
+            ({**good, "annotations": [entry(3), entry(3)]}, "two annotation entries have the id 3"),
+            (leaves, "inside the folder"),
+            (missing, "d.png: no such file; expected image 7"),
+        )
+    ):
+        write(tmp_path / str(number), content)
+        with pytest.raises(DatasetError, match=words):
+            load_coco(tmp_path / str(number), "train")
+
+
+def test_an_image_of_another_size_is_refused_when_it_is_read(tmp_path):
+    write(tmp_path, make_content())
+    Image.new("L", (WIDTH, HEIGHT + 1)).save(tmp_path / "train" / "a.png")
+    with pytest.raises(DatasetError, match=r"a\.png: the image has 16 x 13 pixels.*image 7"):
+        load_coco(tmp_path, "train").read_image(1)

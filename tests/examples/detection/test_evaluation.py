@@ -1,0 +1,96 @@
+"""Average precision is that of pycocotools, of boxes and masks in the original image."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from examples.datasets.coco import load_coco
+from examples.detection.data import Preparation, crop_mask
+from examples.detection.evaluation import Scorer, to_results
+
+
+@pytest.fixture(scope="module")
+def data(scenes_folder):
+    return load_coco(scenes_folder, "test", masks=True)
+
+
+def make_output(data, *, short_side=192, shift=0.0, score=lambda i: 0.9, places=8):
+    """Makes the detections that a net would return if it had found every object."""
+    preparation = Preparation(short_side, short_side, "rgb", True, 28, places)
+    output = {
+        "boxes": np.zeros((len(data), places, 4), np.float32),
+        "labels": np.zeros((len(data), places), np.int32),
+        "scores": np.zeros((len(data), places), np.float32),
+        "valid": np.zeros((len(data), places), bool),
+        "masks": np.zeros((len(data), places, 28, 28), np.float32),
+        "row": np.arange(len(data), dtype=np.int32),
+        "counts": np.ones(len(data), bool),
+        "size": np.array([preparation.resize(size) for size in data.sizes], np.int32),
+    }
+    for row in range(len(data)):
+        own = data.objects(row)
+        number = own.stop - own.start
+        scale = output["size"][row, 0] / data.sizes[row, 0]
+        output["boxes"][row, :number] = (data.boxes[own] + shift) * scale
+        output["labels"][row, :number] = data.labels[own]
+        output["scores"][row, :number] = [score(i) for i in range(number)]
+        output["valid"][row, :number] = True
+        for i, (mask, box) in enumerate(zip(data.draw_masks(row), data.boxes[own], strict=True)):
+            output["masks"][row, i] = crop_mask(mask, box, 28)
+    return output
+
+
+def test_what_is_right_in_the_resized_image_scores_1_in_the_original_one(data):
+    scores = Scorer(data, np.arange(len(data)), masks=True).score([make_output(data)])
+    assert scores.metrics["box_AP"] == pytest.approx(1)
+    assert scores.metrics["mask_AP50"] == pytest.approx(1)
+    assert scores.metrics["mask_AP"] > 0.75  # masks of 28x28 are a little coarse
+    found = {data.class_names[label - 1] for label in data.labels}
+    assert {name for name, ap in scores.classes["box"].items() if ap == pytest.approx(1)} == found
+    assert np.isnan([scores.classes["box"][n] for n in data.class_names if n not in found]).all()
+    # No digit is larger than 96 x 96 pixels.
+    assert "box_APl" not in scores.metrics
+
+
+def test_the_numbers_are_those_of_pycocotools_on_the_written_results(data, tmp_path, capsys):
+    output = make_output(data, shift=2.0, score=lambda i: 0.9 - 0.1 * i)
+    output["valid"][:, 1] = False
+    for name in ("valid", "boxes", "labels", "scores", "masks"):
+        output[name][:, 1:] = np.roll(output[name][:, 1:], -1, axis=1)  # valid ones are in front
+    scores = Scorer(data, np.arange(len(data)), masks=True).score([output])
+    assert 0.2 < scores.metrics["box_AP"] < 0.95
+    truth = COCO(str(data.path))
+    for kind, left_out in (("bbox", "segmentation"), ("segm", "bbox")):
+        path = tmp_path / f"{kind}.json"
+        mine = [{k: v for k, v in e.items() if k != left_out} for e in scores.results]
+        path.write_text(json.dumps(mine))
+        theirs = COCOeval(truth, truth.loadRes(str(path)), kind)
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+        name = {"bbox": "box", "segm": "mask"}[kind]
+        assert scores.metrics[f"{name}_AP"] == pytest.approx(theirs.stats[0])
+        assert scores.metrics[f"{name}_AR100"] == pytest.approx(theirs.stats[8])
+    capsys.readouterr()
+
+
+def test_no_detection_at_all_scores_0(data):
+    output = make_output(data)
+    output["valid"][:] = False
+    scores = Scorer(data, np.arange(len(data)), masks=True).score([output])
+    assert scores.results == []
+    assert scores.metrics["box_AP"] == scores.metrics["mask_AP"] == 0
+
+
+def test_only_the_chosen_images_are_scored_and_repeated_ones_are_left_out(data):
+    output = make_output(data)
+    output["counts"][2:] = False
+    assert {e["image_id"] for e in to_results(data, output)} == set(data.image_ids[:2].tolist())
+    chosen = Scorer(data, np.arange(2), masks=False).score([output])
+    assert chosen.metrics["box_AP"] == pytest.approx(1)
+    every = Scorer(data, np.arange(len(data)), masks=False).score([output])
+    assert every.metrics["box_AP"] < 1
+    assert all("mask" not in name for name in chosen.metrics)
