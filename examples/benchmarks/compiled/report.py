@@ -130,7 +130,10 @@ def make_picture(records: list[Record]) -> Figure:
                     label=f"{card}, {chips}" if its else None,
                 )
         axes.set(title=title, xlabel="parameters", xscale="log")
-        axes.set_yscale("symlog", linthresh=1 if "fusions" in title else 1e3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(title="card, chips", fontsize=7)
+        # A linear part holds zero: many programs have no collective at all.
+        threshold = 1 if "fusions" in title else 1e3
+        axes.set_yscale("symlog", linthresh=threshold)
+        axes.set_ylim(bottom=-threshold / 2)
+    if pairs:
+        figure.axes[0].legend(title="card, chips", fontsize=7)
     return figure
