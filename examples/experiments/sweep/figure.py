@@ -94,7 +94,7 @@ def _draw_rates(axes: Axes, findings: "list[Finding]") -> None:
     norms = [norm for norm in _COLORS if any(one.effects.task.norm == norm for one in findings)]
     handles = [Line2D([], [], color=_COLORS[norm], label=_LABELS[norm]) for norm in norms]
     handles.append(Line2D([], [], color="black", linewidth=2, label="mean over tasks, 95 %"))
-    axes.legend(handles=handles, fontsize=8, frameon=False)
+    axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower left")
 
 
 def _ratio_label(offset: int) -> str:
