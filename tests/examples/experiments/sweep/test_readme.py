@@ -1,5 +1,6 @@
 """The README quotes the sweep's report word for word."""
 
+import re
 from pathlib import Path
 
 from examples.experiments.sweep import report
@@ -14,3 +15,7 @@ def test_the_readme_quotes_the_committed_report():
     quoted = README.read_text(encoding="utf-8").split("<!-- sweep -->\n")[1]
     quoted = quoted.split("\n<!-- end of sweep -->")[0]
     assert quoted == f"{completeness}\n\n{over_the_tasks}"
+    comment = README.read_text(encoding="utf-8").split("<!-- end of sweep -->")[1].split("## ")[0]
+    figures = re.findall(r"[-+]\d+\.\d+ ± \d+\.\d+", comment)
+    assert figures
+    assert all(f"| {figure} |" in text for figure in figures)
