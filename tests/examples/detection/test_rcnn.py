@@ -15,6 +15,7 @@ from examples.detection import Settings, pretrained
 from examples.detection.backbone import Frozen
 from examples.detection.box_head import Rois
 from examples.detection.rcnn import BOX_POOL
+from examples.detection.rpn import Proposals
 from tests.examples.detection.nets import NETS, make_images, make_net, to_nhwc
 from tests.examples.detection.references import load_arrays
 
@@ -283,12 +284,20 @@ def test_objects_without_area_are_no_objects():
     assert a == b
 
 
-def test_draw_of_an_image_does_not_depend_on_the_rest_of_the_batch():
-    step, _ = make_tiny_step()
+def test_draw_of_an_image_depends_on_the_key_and_not_on_other_images():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 40, (2, 60, 2))
+    boxes = np.concatenate([corners, corners + 10], axis=-1).astype(np.float32)
+    proposals = Proposals(jnp.asarray(boxes), jnp.ones((2, 60)), jnp.ones((2, 60), bool))
+    draw = jax.jit(lambda key, batch: make_tiny().draw(key, boxes[0], proposals, batch))
     batch = make_tiny_batch([GOOD] * 2, [[True] * 3] * 2)
-    (_, a), _ = step(make_tiny(), batch, jax.random.key(0))
-    (_, b), _ = step(make_tiny(), batch, jax.random.key(1))
-    assert a["loss_objectness"] != b["loss_objectness"]
+    other = make_tiny_batch([GOOD, GOOD[::-1]], [[True] * 3, [False, False, True]])
+    first, second, third = (
+        jax.tree.map(lambda x: np.asarray(x[0]), draw(jax.random.key(seed), objects))
+        for seed, objects in ((0, batch), (0, other), (1, batch))
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert (first[0].labels != third[0].labels).any()
 
 
 def test_batch_with_no_place_for_objects_trains():
