@@ -163,7 +163,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, prog="python -m examples.benchmarks.compiled"))
-    except ValueError as error:
-        sys.exit(str(error))
+    main(tyro.cli(Config, prog="python -m examples.benchmarks.compiled"))

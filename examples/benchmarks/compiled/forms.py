@@ -182,7 +182,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, prog="python -m examples.benchmarks.compiled.forms"))
-    except ValueError as error:
-        sys.exit(str(error))
+    main(tyro.cli(Config, prog="python -m examples.benchmarks.compiled.forms"))

@@ -129,7 +129,10 @@ def make_picture(records: list[Record]) -> Figure:
                     alpha=0.7,
                     label=f"{card}, {chips}" if its else None,
                 )
-        axes.set(title=title, xlabel="parameters", xscale="log")
+        axes.set(title=title, xlabel="parameters")
+        if not pairs:
+            continue
+        axes.set_xscale("log")
         # A linear part holds zero: many programs have no collective at all.
         threshold = 1 if "fusions" in title else 1e3
         axes.set_yscale("symlog", linthresh=threshold)
