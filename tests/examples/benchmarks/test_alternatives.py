@@ -1,4 +1,4 @@
-"""Every form is Φ, up to the error that the table tells."""
+"""Every form computes Φ, up to the error that the table shows."""
 
 import re
 import subprocess
@@ -31,13 +31,13 @@ def test_the_plain_form_is_the_librarys():
 
 
 def test_the_error_is_counted_in_ulp_of_the_largest_gradient():
-    """A constant column that keeps one ulp is one ulp off; the mean left in is off by far more."""
+    """A constant column that keeps one ulp has an error of one ulp, and a whole mean has far more."""
     plain, *_ = alternatives.FORMS.values()
-    # A sum of n numbers one by one is off by n/2 ulp at worst.
+    # If n numbers are added one by one, the error is at most n/2 ulp.
     assert 0 < max(alternatives.error(plain, (3, 3, 16, 8)).values()) < 72
     one_ulp = alternatives.error(lambda g: 0 * g + jnp.spacing(g[:1, :1]), (16, 8))
     assert one_ulp["constant"] == 1
-    # The mean of numbers in [1, 2) is at least 2**23 ulp of theirs.
+    # The mean of numbers in [1, 2) is at least 2**23 of their ulp.
     assert alternatives.error(lambda g: g, (16, 8))["constant"] >= 2**23
 
 

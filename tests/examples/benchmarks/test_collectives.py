@@ -1,4 +1,4 @@
-"""What is counted in the compiled text, and what GC sends in each layout."""
+"""Collectives are counted in the compiled text, and GC sends only the means."""
 
 import jax
 import numpy as np
@@ -36,7 +36,7 @@ def test_layouts_split_the_largest_axis_that_devices_can_share(layout, query, ou
     assert attention["query"]["kernel"].sharding.spec == P(*query)
     assert attention["out"]["kernel"].sharding.spec == P(*out)
     assert attention["query"]["bias"].sharding.spec == P(None, None)
-    # 7x7x3 inputs: eight devices cannot share any of them.
+    # The inputs are 7x7x3, and 8 divides none of these axes.
     net = collectives.shard(trees.create("resnet18"), layout, mesh)
     (conv,) = [leaf for leaf in jax.tree.leaves(net) if leaf.shape == (7, 7, 3, 64)]
     assert conv.sharding.spec == P(*stem)

@@ -1,4 +1,4 @@
-"""Arms, counts and the arithmetic of paired times. No time is compared with another."""
+"""The arms, the counts and the arithmetic of paired times are right. No measured time is judged."""
 
 import functools
 from types import SimpleNamespace
@@ -59,18 +59,18 @@ def test_the_arms_are_what_they_are_called():
 @pytest.mark.newest_xla
 @pytest.mark.parametrize("optimizer", measure.OPTIMIZERS)
 def test_the_bound_is_what_xla_counts(optimizer):
-    """And the naive one-liner is compiled once with ours: it is the same program."""
+    """The naive one-liner is the same program as ours, so it is compiled only once."""
     tree = trees.create("1e7x10")
     programs = measure.compile_updates(tree, measure.optimizer(optimizer))
     ratio = programs["ours"].bytes_accessed / programs["none"].bytes_accessed
-    # The means themselves are written once and read twice, at a fan-in of 1000.
+    # The means are written once and read twice. The fan-in is 1000.
     assert measure.BOUNDS[optimizer] <= ratio < measure.BOUNDS[optimizer] + 4 / 1000 / 6
     assert programs["naive"].compiled is programs["ours"].compiled
     assert programs["optax"].compiled is not programs["ours"].compiled
 
 
 def test_what_a_call_needs():
-    """Parameters, momentum and gradients; the outputs take the place of the first two."""
+    """It needs parameters, momentum and gradients. The outputs replace the first two."""
     tree = trees.create("1e7x10")
     program = measure.compile_updates(tree, measure.optimizer("sgdm"))["ours"]
     needed = 3 * 4 * tree.parameters
@@ -88,7 +88,7 @@ def test_timed_updates(optimizer):
 
 
 def test_the_programs_share_one_set_of_arrays():
-    """Each goes on where the one before it stopped, so nothing but the programs differs."""
+    """Each program continues with the arrays of the one before it, so only the programs differ."""
     seen = []
 
     def program(step):
@@ -119,7 +119,7 @@ def test_time_ends_the_rounds_but_not_before_the_least():
 
 
 def test_the_ratio_is_paired():
-    """Ratios 1 to 20: the sign test's interval at 20 rounds runs from the 6th to the 15th."""
+    """With 20 rounds, the sign test's interval goes from the 6th to the 15th of the ratios."""
     base = np.random.default_rng(0).uniform(1, 2, 20)
     ratio = measure.paired_ratio(base * np.arange(20, 0, -1), base)
     assert ratio.median == pytest.approx(10.5)

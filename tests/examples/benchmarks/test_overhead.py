@@ -1,4 +1,4 @@
-"""The program as a user runs it, and what it does where it cannot."""
+"""The program runs as a user starts it, and reports what it cannot measure."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def test_the_whole_program(tmp_path):
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     records = [json.loads(line) for line in (tmp_path / "cost.jsonl").read_text().splitlines()]
     kinds = [record["kind"] for record in records]
-    # Five arms of two trees, three of the step, three layouts of three arms.
+    # There are five arms for each of two trees, three for the step, and three for each of three layouts.
     assert kinds == ["run"] + ["update"] * 10 + ["step"] * 3 + ["collectives"] * 9 + ["end"]
     assert {"jax", "optax"} <= set(records[0]["versions"])
     assert records[0]["cores"] >= 1

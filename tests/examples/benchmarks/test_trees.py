@@ -1,4 +1,4 @@
-"""The trees are those that their names promise."""
+"""The trees have the sizes that their names state."""
 
 import jax
 import pytest
@@ -9,7 +9,7 @@ from examples.benchmarks import trees
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # torchvision's counts; its VGG-11 with batch normalization.
+        # These are torchvision's counts. VGG-11 is the one with batch normalization.
         ("resnet18", 11_689_512),
         ("resnet50", 25_557_032),
         ("resnet101", 44_549_160),
@@ -42,7 +42,7 @@ def test_the_transformer_knows_the_inputs_of_its_attention():
     assert attention["query"] == {"kernel": (0,), "bias": None}
     assert attention["out"] == {"kernel": (0, 1), "bias": None}
     assert tree.params["block11"]["attention"]["out"]["kernel"].shape == (12, 64, 768)
-    # Every output of patches, head and twelve blocks of q, k, v, out, up and down has one mean.
+    # There is one mean for each output of patches, head, and q, k, v, out, up and down in 12 blocks.
     outputs = 768 + 1000 + 12 * (4 * 768 + 3072 + 768)
     assert tree.means_bytes == 4 * outputs
     kernels = [

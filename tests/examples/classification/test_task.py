@@ -1,4 +1,4 @@
-"""Two runs share a compiled step exactly if nothing that the step depends on differs."""
+"""Two runs share a compiled step if and only if nothing differs that the step depends on."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_a_changed_setting_shares_the_step_only_if_the_step_does_not_depend_on_i
 
 
 def test_held_out_images_leave_fewer_steps_in_an_epoch():
-    """With all images there are 25 steps in an epoch, and 15 where 500 of them are held out."""
+    """With all images there are 25 steps in an epoch, and with 500 held out there are 15."""
     every = dataclasses.replace(CONFIG, train_images=None)
     held_out = dataclasses.replace(every, validation=500)
     specs = [spec_of(config) for config in (every, held_out)]

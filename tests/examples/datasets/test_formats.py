@@ -1,4 +1,4 @@
-"""Each format as its authors write it: what is read, and what is refused."""
+"""Each format is read as its authors write it, and damaged files are refused."""
 
 import gzip
 import pickle
@@ -14,7 +14,7 @@ from tests.examples.datasets.builders import WNIDS, grey
 
 
 def greys(dataset) -> list[int]:
-    """The image numbers of a data set of one-coloured images, by their colour."""
+    """Returns the numbers of a data set's images, which are found by their only colour."""
     numbers = []
     for i in range(len(dataset)):
         image = dataset.source[i]["image"]
@@ -136,7 +136,7 @@ def test_cub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["PNG", "CMYK", "grey", "bytes after the end"])
 def test_images_that_are_not_what_their_name_says_are_read(tmp_path, monkeypatch, kind):
-    """ImageNet has a PNG and CMYK files, Caltech grey ones, and some JPEG files have a tail."""
+    """ImageNet has PNG and CMYK files, Caltech has grey ones, and some JPEG files have extra bytes."""
     builders.published(monkeypatch, "cub", 3, 2, 2)
     path = next((builders.cub(tmp_path) / "images").rglob("*_1.jpg"))
     if kind == "PNG":
@@ -242,7 +242,7 @@ def test_a_missing_truncated_or_foreign_file_is_named(tmp_path, monkeypatch, nam
     with pytest.raises(datasets.DatasetError, match="expected") as error:
         datasets.load(name, split, tmp_path)
     assert str(tmp_path) in str(error.value)
-    # A list cut at the end of a line may show only in what it leads to.
+    # If a list is cut at the end of a line, only its consequences may show it.
     if not path.endswith((".txt", ".csv")):
         assert file.name.removesuffix(".gz") in str(error.value) or harm == "missing"
 

@@ -1,4 +1,4 @@
-"""What `load` does with a split once it is read; and the real data at hand."""
+"""`load` chooses and checks the images of a split, and reads the small real data sets."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_fashion_mnist_where_debian_puts_it_or_an_error_that_names_the_package()
             data = datasets.load("fashion_mnist", split)
             np.testing.assert_array_equal(np.bincount(data.source.labels), [size // 10] * 10)
             assert data.image_shape == (28, 28, 1)
-        # The training set's first image is a boot, the authors' own figure shows.
+        # The authors' own figure shows that the first training image is a boot.
         first = datasets.load("fashion_mnist", "train").source[0]
         assert datasets.load("fashion_mnist", "train").class_names[first["label"]] == "ankle boot"
     else:
@@ -66,10 +66,10 @@ def test_validation_and_training_images_part_the_training_set(size):
     held = datasets.load("digits", "validation", validation=size, seed=5)
     assert (len(train), len(held)) == (1297 - size, size)
     assert sorted(content(train) + content(held)) == content(whole)
-    # Each class gives its share, but for the rounding.
+    # Each class has its share, up to rounding.
     share = np.bincount(whole.source.labels) * size / len(whole)
     assert np.abs(np.bincount(held.source.labels, minlength=10) - share).max() < 1.01
-    # The test set knows nothing of it.
+    # The test set does not change.
     assert len(datasets.load("digits", "test", validation=size)) == 500
 
 

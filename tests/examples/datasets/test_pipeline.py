@@ -1,4 +1,4 @@
-"""The stream of batches: what it holds, how it is dealt to processes, and how it goes on."""
+"""The stream of batches holds the right images, is split among processes, and can continue."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def test_the_seed_decides_order_and_augmentation():
         batches = list(pipeline.train_batches(toy(12), plain, batch_size=4, seed=seed, epochs=4))
         for epoch in range(4):
             orders[seed, epoch] = tuple(numbers(batches[3 * epoch : 3 * epoch + 3]))
-    # Nor is one seed's epoch another's: runs that are to be independent share no order.
+    # No epoch of one seed has the order of another seed's, so that runs are independent.
     assert len(set(orders.values())) == len(orders)
     noise = {seed: stream(seed) - np.round(stream(seed)) for seed in (0, 1)}
     assert np.unique(np.concatenate(list(noise.values())).round(6)).size == 2 * 4 * 12
@@ -89,7 +89,7 @@ def test_processes_together_see_the_batches_of_one(size, share, processes, seed)
     for batch, *parts in zip(alone, *shares, strict=True):
         assert all(len(part["label"]) == share for part in parts)
         images = np.concatenate([part["image"] for part in parts])
-        # Bit by bit, augmentation included; only the order within a batch differs.
+        # They are equal to the bit, including the augmentation. Only the order within a batch differs.
         assert sorted(x.tobytes() for x in images) == sorted(x.tobytes() for x in batch["image"])
 
 

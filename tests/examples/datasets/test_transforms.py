@@ -1,4 +1,4 @@
-"""Properties of each transform, and the recipes from end to end."""
+"""Each transform has the right properties, and the recipes work as a whole."""
 
 import functools
 import math
@@ -25,7 +25,7 @@ def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.nda
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """A picture of which every row rises from 0 to 255."""
+    """Returns a picture in which every row rises from 0 to 255."""
     row = np.linspace(0, 255, width).astype(np.uint8)
     return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
 
@@ -65,7 +65,7 @@ def test_pad_crop_shifts_everywhere_alike():
     image[4, 4] = 1
     draws = rng()
     counts = sum(transforms.pad_crop(image, draws, padding=4).astype(int) for _ in range(8100))
-    # 81 places of 100 hits each on average: five standard deviations.
+    # Each of 81 places has 100 hits on average. The bound is five standard deviations.
     assert np.abs(counts - 100).max() < 50
 
 
@@ -142,7 +142,7 @@ def test_random_rectangles_have_areas_spread_evenly():
     ]
     area = np.array([h * w for h, w in shapes]) / 400**2
     logs = np.log([w / h for h, w in shapes])
-    # Few of the small ones fail to fit, so below a half both draws are nearly even.
+    # Small rectangles nearly always fit, so areas below one half are drawn almost evenly.
     small = area[area < 0.5]
     counts, _ = np.histogram(small, np.linspace(0.08, 0.5, 7))
     assert np.abs(counts - len(small) / 6).max() < 5 * math.sqrt(len(small) / 6)
@@ -154,7 +154,7 @@ def test_random_rectangles_have_areas_spread_evenly():
     ("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))]
 )
 def test_a_strip_that_no_draw_fits_gives_its_middle(height, width, expected):
-    # No half of so long a strip has sides of 4 : 3.
+    # No rectangle with sides of 4 : 3 has half the area of such a long strip.
     ratio = (3 / 4, 4 / 3)
     assert transforms.random_rectangle(height, width, rng(), (0.5, 1.0), ratio) == expected
 

@@ -1,4 +1,4 @@
-"""Proposition 4.2 measured, against Hessians that are known in full."""
+"""The measures of Proposition 4.2 agree with Hessians that are known in full."""
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ class Net(nnx.Module):
 
 
 def make(seed=0, **kwargs):
-    """The loss of a net by its parameters, its other variables and a batch; and these."""
+    """Returns the loss of a net as a function of parameters, other variables and a batch, and these."""
     graph, params, rest = nnx.split(Net(nnx.Rngs(seed), **kwargs), nnx.Param, ...)
     rng = np.random.default_rng(seed)
     batch = rng.normal(1, 1, (6, 5, 5, 2)).astype("f"), rng.integers(0, 3, 6)
@@ -109,7 +109,7 @@ def make(seed=0, **kwargs):
 
 
 def dense_hessians(loss, gc, params, *args):
-    """H and PH in full, PH as the derivative of the centralized gradient."""
+    """Returns H and PH in full. PH is the derivative of the centralized gradient."""
     flat, unravel = ravel_pytree(params)
 
     def gradient(vector, project):

@@ -1,4 +1,4 @@
-"""The experiments are the paper's: their settings, their figures, their arms."""
+"""The experiments have the paper's settings, figures and arms."""
 
 import dataclasses
 
@@ -87,7 +87,7 @@ SMALL = {
     tuple(getattr(column.config, name) for name in SHAPES): column.config
     for experiment in EXPERIMENTS.values()
     for column in experiment.columns["cpu"]
-    if column.config.width  # the others are not trained
+    if column.config.width  # because the others are not trained
 }
 
 
@@ -127,7 +127,7 @@ def test_the_last_layers_rate_follows_the_grid():
 
 
 def test_the_small_run_of_the_readme_stays_as_it_is():
-    """Rates and images vary it."""
+    """The experiments rates and images vary it."""
     config = PRESETS["mnist5k"][1]
     gn = next(c for c in EXPERIMENTS["rates"].columns["cpu"] if c.name == "GN 0.1").config
     assert dataclasses.replace(gn, evaluate_every=1) == config

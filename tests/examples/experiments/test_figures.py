@@ -1,4 +1,4 @@
-"""The figures, drawn from results that are made up: no net is trained."""
+"""The figures are drawn from made-up results. No net is trained."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ LEGENDS = {
 
 
 def add(results: Path, name: str, scale: Scale = "cpu", *, seeds=99, without=(), diverged=()):
-    """Makes up the results of a figure: of some seeds, not of all columns; the first may diverge."""
+    """Makes up the results of a figure, for some seeds and columns. The first seeds may diverge."""
     experiment = FIGURES[name].experiment
     store = Store(results_path(results, experiment, scale))
     store.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def add(results: Path, name: str, scale: Scale = "cpu", *, seeds=99, without=(),
 
 
 def result(column: Column, config: Config) -> Record:
-    """Makes up a result with the keys of a true one."""
+    """Makes up a result with the keys of a real one."""
     rng = np.random.default_rng(zlib.crc32(str(config).encode()))
     gain = 2.0 * (config.gc != "off")
     if column.observe in ("start", "weights"):
@@ -95,7 +95,7 @@ def result(column: Column, config: Config) -> Record:
 
 @pytest.fixture
 def made(monkeypatch) -> list[Figure]:
-    """Gives the figures that are drawn."""
+    """Returns a list of the figures that are drawn."""
     kept: list[Figure] = []
     finish = figures._finish
     monkeypatch.setattr(figures, "_finish", lambda *args: kept.append(finish(*args)) or kept[-1])
@@ -261,7 +261,7 @@ def test_unknown_figures_are_told_with_the_known():
 
 def test_the_program_trains_nothing_and_needs_no_device(tmp_path):
     add(tmp_path, "figure5", seeds=2)
-    # The backend does not exist: whatever asks for a device fails.
+    # The backend does not exist, so everything that needs a device fails.
     program = f"""
 import sys, pathlib
 from examples.experiments import figures

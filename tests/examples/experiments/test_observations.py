@@ -1,4 +1,4 @@
-"""What is measured along a run, beside what the run itself says."""
+"""The measurements along a run agree with the run itself."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The runner: which runs it makes, in which order, and how it stops and continues."""
+"""The runner makes the right runs in the right order, and can stop and continue."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ TUNED = Column(
 
 @pytest.fixture(scope="module")
 def trainer():
-    """One trainer for all tests: what they compile is shared."""
+    """One trainer for all tests, so that they share what they compile."""
     return Trainer(make_mesh(1))
 
 
@@ -56,7 +56,7 @@ class Folder:
         self.results, self.work, self.trainer = path / "results", path / "work", trainer
 
     def make(self, starts=None, **experiments):
-        """Makes the missing runs; returns what was shown on the way."""
+        """Makes the missing runs, and returns what was shown meanwhile."""
         shown = []
         plan = Plan("cpu", experiments, {"classifier": self.trainer}, starts or {})
         make_runs(
@@ -77,7 +77,7 @@ def folder(tmp_path, trainer):
 
 
 class Recorder:
-    """A trainer that notes what it is asked for, and may stop at a run."""
+    """A trainer that records what it prepares, and may stop at a run."""
 
     config_type = Trainer.config_type
 

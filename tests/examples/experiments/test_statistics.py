@@ -1,4 +1,4 @@
-"""What paired seeds can tell, beside SciPy's own tests."""
+"""The statistics of paired seeds agree with SciPy's own tests."""
 
 import numpy as np
 import pytest

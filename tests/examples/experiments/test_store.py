@@ -139,7 +139,7 @@ def test_seeds_are_paired_and_a_seed_that_lacks_an_arm_is_left_out(store):
 
 
 def test_results_of_another_rate_are_not_reported(store):
-    """Those of an earlier choice stay in the file and count for nothing."""
+    """Results of an earlier choice stay in the file, but are not used."""
     fill_grid(store, (0.3, 1e-4))
     for config in COLUMN.configs(0.1, 1e-4):
         store.add(config, {"test_accuracy": 99.0, "seconds": 1.0})
@@ -177,7 +177,7 @@ def test_two_results_of_one_run_are_an_error(store):
 
 
 def test_a_result_without_its_metric_is_not_a_diverged_run(store):
-    """It would change which learning rate is chosen."""
+    """Otherwise it would change which learning rate is chosen."""
     for config in COLUMN.grid_configs():
         store.add(config, {"seconds": 1.0})
     with pytest.raises(

@@ -15,7 +15,7 @@ from examples.experiments.store import ResultsError, Store
 
 CONFIG = PRESETS["digits"][1]
 OFF = np.array([80.0, 81.0, 82.0, 83.0])
-# What GC gains in each column.
+# The gain by GC in each column.
 GAINS = {
     "up": np.array([1.0, 1.1, 0.9, 1.0]),
     "even": np.array([1.0, -1.0, 0.5, -0.5]),

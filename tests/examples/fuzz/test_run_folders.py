@@ -1,4 +1,4 @@
-"""Whatever happens to the folder of a run, it is refused or the run goes on as before."""
+"""If anything happens to the folder of a run, it is refused or the run continues as before."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What `create` makes: sizes, errors, modes, precision, shardings."""
+"""The nets that `create` makes have the right sizes, modes, precision, shardings and errors."""
 
 import functools
 import math
@@ -173,7 +173,7 @@ def test_net_without_its_last_layer_has_the_same_features():
 
 def test_epsilon_is_added_to_the_variance():
     net = small("resnet8", num_classes=None, frozen_bn=True, norm_epsilon=3.0, rngs=nnx.Rngs(0))
-    # The stored variance is 1 and the mean 0, so the norm halves its inputs.
+    # The stored variance is 1 and the stored mean is 0, so the norm halves its inputs.
     np.testing.assert_allclose(net.norm1(jnp.full((1, 1, 1, 8), 6.0)), 3.0)
 
 
@@ -253,5 +253,5 @@ def test_shardings_change_no_number(block, cardinality):
         assert kernel.sharding.is_fully_replicated == (spec == P())
         found = forward(placed, images)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            # Other sums round otherwise, and a ReLU that flips moves a gradient.
+            # Sums in another order round differently, and a ReLU that switches changes a gradient.
             assert np.linalg.norm(np.ravel(a - b)) < 1e-3 * np.linalg.norm(np.ravel(b)) + 1e-6

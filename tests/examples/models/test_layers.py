@@ -1,4 +1,4 @@
-"""The layers that Flax does not have, each on its own."""
+"""The layers that Flax does not have work one by one."""
 
 import jax
 import jax.numpy as jnp

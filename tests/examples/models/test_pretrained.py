@@ -1,4 +1,4 @@
-"""Loading PyTorch's weights: what fits, what does not, and what files may hold."""
+"""PyTorch's weights are loaded if they fit, and are refused otherwise."""
 
 import functools
 import sys
@@ -23,7 +23,7 @@ loadable = (nnx.Param, nnx.BatchStat)
 
 
 def state_of(model, value=0.5) -> dict[str, Any]:
-    """Constant weights under every key of a net."""
+    """Returns constant weights for every key of a net."""
     return {
         pretrained._torch_key(model, path): np.full(
             pretrained._torch_layout(x.shape), value, np.float32
@@ -134,7 +134,7 @@ def test_a_safetensors_file_cut_short_is_named(model, tmp_path):
 
 
 class Tensor:
-    """What the reader asks of a PyTorch tensor."""
+    """The part of a PyTorch tensor that the reader uses."""
 
     layout, dtype, is_quantized = "strided", "float32", False
 
@@ -147,7 +147,7 @@ class Tensor:
 
 @pytest.fixture
 def torch_file(monkeypatch):
-    """A stand-in for PyTorch, so that its call is seen; what it is asked to load comes back."""
+    """Replaces PyTorch, records how it is called, and returns what it should load."""
     torch = types.ModuleType("torch")
     torch.__dict__.update(Tensor=Tensor, calls=[], strided="strided", bfloat16="bfloat16")
 

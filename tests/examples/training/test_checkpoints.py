@@ -1,4 +1,4 @@
-"""What is saved is what is restored, whatever happens meanwhile and to the disk."""
+"""A checkpoint restores exactly what was saved, or is refused."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def make_state(value=1.0, mesh=None):
 
 
 def test_a_save_holds_the_state_and_the_place_of_its_moment(tmp_path):
-    """Training goes on while it is written, in the same buffers."""
+    """While it is written, training continues in the same buffers."""
     step = jax.jit(lambda state: jax.tree.map(lambda x: x * 2, state), donate_argnums=0)
     batches = data(5)
     params = make_state()["params"]

@@ -1,4 +1,4 @@
-"""The errors that a user can cause are one line; all others keep their traceback."""
+"""The errors that a user can cause are one line, and all others keep their traceback."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The log after a restart, and TensorBoard's file."""
+"""The log continues after a restart, and so does TensorBoard's file."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ def write(log, step):
 
 
 def events(folder):
-    """Reads TFRecords: length, checksum, bytes, checksum."""
+    """Reads TFRecords, which consist of a length, a checksum, bytes and a checksum."""
     seen = []
     for file in sorted((folder / "tensorboard").iterdir()):
         content = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Schedules to the step, the two rates of fine-tuning, and the five optimizers by name."""
+"""Schedules are right at every step, and so are the optimizers and the two rates of fine-tuning."""
 
 import dataclasses
 import functools
@@ -91,7 +91,7 @@ def params(net):
 
 
 def updates(tx, params) -> Any:
-    """What two steps of the same gradients make: the second shows the momentum."""
+    """Returns the updates of two steps with the same gradients. The second shows the momentum."""
     grads = jax.tree.map(lambda x: jnp.sin(3 * x) + 0.1, params)
     state = tx.init(params)
     _, state = tx.update(grads, state, params)

@@ -1,4 +1,4 @@
-"""Two processes of two devices each, over the loopback interface, make the run of one."""
+"""Two processes with two devices each make the same run as one process."""
 
 import dataclasses
 import json

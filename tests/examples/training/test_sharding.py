@@ -1,4 +1,4 @@
-"""Eight devices do what one does, and hold what they should."""
+"""Eight devices compute what one does, and each holds its part of the state."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from examples.classification.task import Trainer
 from examples.training.errors import SettingError
 from examples.training.sharding import make_mesh, put_batch, state_shardings
 
-# Statistics of batch normalization are those of the whole batch, over all devices.
+# Batch normalization uses the statistics of the whole batch, over all devices.
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=8, batch_size=48, norm="bn", epochs=2)
 
 

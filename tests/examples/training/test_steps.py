@@ -1,4 +1,4 @@
-"""A step against the same step written by hand, for a loss that is no classifier's."""
+"""A step equals the same step written by hand, for a loss that is not a classifier's."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from examples.training import steps
 
 
 class Net(nnx.Module):
-    """A line with batch normalization and dropout in front."""
+    """A linear layer after batch normalization and dropout."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.norm = nnx.BatchNorm(3, momentum=0.5, rngs=rngs)
@@ -131,7 +131,7 @@ def test_all_finite_finds_one_nan_anywhere():
 
 
 def test_only_the_variables_of_the_filter_are_trained(batch):
-    """The others have no gradient, no decay and no momentum."""
+    """All other variables have no gradient, no decay and no momentum."""
     tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     trained = nnx.All(nnx.Param, nnx.PathContains("fc"))
     model = Net(nnx.Rngs(0))
