@@ -90,7 +90,7 @@ def test_the_conclusion_follows_the_interval(gc, conclusion):
     assert conclusion in results.conclude(measured)
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_that_of_students_t():
     # Mean 2, standard deviation 1, t(0.975; 2) = 4.3027.
     half = results.interval(np.array([1.0, 2.0, 3.0]))
     assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)

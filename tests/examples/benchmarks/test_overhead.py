@@ -26,7 +26,7 @@ def run(*flags, cwd):
     )
 
 
-def test_the_whole_program(tmp_path):
+def test_the_whole_program_writes_records_and_a_picture(tmp_path):
     flags = "--trees resnet20 1e9x100 --optimizers sgdm --rounds 6 --seconds 0 --batch 2"
     done = run(*flags.split(), "--step-rounds", 6, "--out", tmp_path / "cost.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -63,7 +63,7 @@ def test_the_whole_program(tmp_path):
 
 
 @pytest.mark.newest_xla
-def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
+def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
     def allocate(*args):
         raise AssertionError("allocated")
 
@@ -106,7 +106,7 @@ def test_every_tree_and_optimizer_is_measured_by_default():
         ({"out": Path("nowhere/cost.jsonl")}, "no file can be written there"),
     ],
 )
-def test_a_flag_that_makes_no_sense(flags, message):
+def test_a_flag_that_makes_no_sense_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         overhead.Config(**flags)
 
@@ -120,6 +120,6 @@ def test_an_unknown_tree_is_refused_before_any_work(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_of_the_eight_devices_is_no_silence():
+def test_a_failure_of_the_process_with_eight_devices_is_reported():
     with pytest.raises(subprocess.CalledProcessError, match="resnet19"):
         list(overhead.measure_collectives(("resnet19",), "sgdm"))

@@ -19,7 +19,7 @@ from examples.benchmarks import trees
         ("vit_b16", 86_567_656),
     ],
 )
-def test_parameters_of_the_nets(name, parameters):
+def test_the_nets_have_their_published_numbers_of_parameters(name, parameters):
     assert trees.create(name).parameters == parameters
 
 
@@ -31,7 +31,7 @@ def test_synthetic_trees_have_the_size_of_their_name(name):
     assert tree.parameters == pytest.approx(float(parameters), rel=0.08)
 
 
-def test_only_the_largest_tree_is_counted_alone():
+def test_only_the_largest_tree_is_not_timed():
     assert trees.create("vgg11").timed
     assert not trees.create("1e9x100").timed
 

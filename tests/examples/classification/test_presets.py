@@ -111,14 +111,14 @@ COMMON = {
 }
 
 
-def test_the_paper_s_runs_are_complete():
+def test_all_runs_of_the_paper_are_there():
     assert {name for name in PRESETS if name.startswith(("table", "figure"))} == PAPER.keys()
     for figure in ("Figure 5", "Figure 6", "Figure 7"):
         assert any(figure in text for text, _ in PRESETS.values())
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_run_has_the_paper_s_settings(name):
+def test_a_run_has_the_settings_of_the_paper(name):
     config = dataclasses.asdict(PRESETS[name][1])
     expected = {"head_learning_rate": None, "weight_standardization": False} | COMMON | PAPER[name]
     assert {key: config[key] for key in expected} == expected
@@ -176,7 +176,7 @@ SMALL = PRESETS["digits"][1]
         ({"pretrained": ""}, "--pretrained : it must name a file or a folder"),
     ],
 )
-def test_a_setting_that_makes_no_sense(changes, message):
+def test_a_setting_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(SettingError, match=message):
         dataclasses.replace(SMALL, **changes)
 

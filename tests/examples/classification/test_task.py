@@ -55,7 +55,7 @@ def spec_of(config, *, mesh=None, diagnose=False):
     return step_spec(config, data, mesh or make_mesh(1), diagnose=diagnose)
 
 
-def test_every_setting_is_looked_at():
+def test_every_setting_is_tested():
     assert OTHER.keys() | WITH.keys() == {field.name for field in dataclasses.fields(Config)}
 
 
@@ -74,7 +74,7 @@ def test_held_out_images_leave_fewer_steps_in_an_epoch():
     assert [spec.optimizer.steps for spec in specs] == [15 * 25, 15 * 15]
 
 
-def test_measuring_gradients_and_the_devices_count():
+def test_a_step_depends_on_the_devices_and_on_measuring_gradients():
     assert spec_of(CONFIG, diagnose=True) != spec_of(CONFIG)
     assert spec_of(CONFIG, mesh=make_mesh(2)) != spec_of(CONFIG)
 

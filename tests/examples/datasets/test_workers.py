@@ -17,7 +17,7 @@ PROGRAM = [sys.executable, "-m", "tests.examples.datasets.worker_program"]
 ROOT = Path(__file__).parents[3]
 
 
-def test_workers_change_no_batch_and_a_restored_iterator_goes_on():
+def test_workers_change_no_batch_and_a_restored_iterator_continues():
     done = subprocess.run(
         [*PROGRAM, "digest", "2"],
         check=False,

@@ -16,7 +16,7 @@ def test_every_form_has_a_line(capsys, monkeypatch):
     assert "cifar     32x32         100    1,234,567    8.50" in lines[0]
 
 
-def test_flops_are_two_a_multiply_add():
+def test_a_multiply_add_counts_as_two_flops():
     parameters, flops = program.count("vgg11", "cifar")
     assert parameters == 9_277_284
     # These are the convolutions without the work on padding, and then norms and pools.

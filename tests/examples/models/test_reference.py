@@ -84,7 +84,7 @@ def assert_close(actual, expected, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_net_equals_pytorch(name):
+def test_every_net_equals_pytorchs(name):
     net = NETS[name]
     model, state, images, expected = load(name)
     modes = [mode for mode in ("eval", "train") if f"{mode}/logits" in expected]

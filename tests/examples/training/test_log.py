@@ -62,7 +62,7 @@ def test_the_file_holds_no_times(tmp_path):
         assert log.lines() == [{"kind": "train", "step": 1, "epoch": 1, "loss": 0.1}]
 
 
-def test_tensorboard_has_the_values_and_the_times_and_is_told_of_a_restart(tmp_path):
+def test_tensorboard_has_the_values_and_times_and_notices_a_restart(tmp_path):
     with Log(tmp_path) as log:
         write(log, 7)
     _, start, event = events(tmp_path)
