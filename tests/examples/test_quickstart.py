@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it, and what its numbers must hold."""
+"""The quickstart runs as a user starts it, and its numbers have the right properties."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def run(*flags, cwd):
 
 @pytest.fixture(scope="module")
 def measured():
-    """Two arms without GC and one with it."""
+    """Measures two arms without GC and one with it."""
     with pytest.MonkeyPatch.context() as patch:
         arms = {"first": optax.identity(), "second": optax.identity(), "gc": centralize()}
         patch.setattr(training, "ARMS", arms)
@@ -38,7 +38,7 @@ def measured():
 
 
 def test_the_arms_differ_only_in_gc(measured):
-    """Same weights, images and batches: two arms without GC are equal to the last bit."""
+    """The weights, images and batches are the same, so two arms without GC are equal to the bit."""
     for key in ("loss", "accuracy", "drift", "removed"):
         np.testing.assert_array_equal(measured["first"][key], measured["second"][key])
         assert np.all(measured["gc"][key][:, -1] != measured["first"][key][:, -1])
@@ -90,7 +90,7 @@ def test_the_conclusion_follows_the_interval(gc, conclusion):
     assert conclusion in results.conclude(measured)
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_that_of_students_t():
     # Mean 2, standard deviation 1, t(0.975; 2) = 4.3027.
     half = results.interval(np.array([1.0, 2.0, 3.0]))
     assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)

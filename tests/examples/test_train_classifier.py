@@ -1,4 +1,4 @@
-"""The trainer as a program: what it writes, how it stops, how it goes on."""
+"""The trainer as a program writes, stops and continues as it should."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ def task(trainer):
 
 
 def train(job, folder, **options):
-    """Makes the run of CONFIG in a folder, or what is left of it."""
+    """Makes the run of CONFIG in a folder, or the part of it that is missing."""
     options = {"checkpoint_every": 10, "log_every": 1, "console": Console(quiet=True)} | options
     folder.mkdir(exist_ok=True)
     return loop.train(job, folder, **options)
@@ -49,7 +49,7 @@ def train(job, folder, **options):
 
 @pytest.fixture(scope="module")
 def whole(task, tmp_path_factory):
-    """The folder of a run that nothing disturbed, and its result."""
+    """Returns the folder of a run that was not disturbed, and its result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with open_folder(folder, CONFIG):
         finished = train(task.job, folder)
@@ -75,7 +75,7 @@ def at_step(job, number, act):
 
 
 def assert_ends_as(whole, folder, job):
-    """Started again, the run in the folder ends as the one that nothing disturbed."""
+    """Starts the run in the folder again, and checks that it ends like the undisturbed one."""
     train(job, folder)
     assert (folder / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
 
@@ -109,7 +109,7 @@ def test_the_result_holds_config_versions_and_the_last_metrics(whole):
 
 
 def test_evaluation_counts_every_image_once(task):
-    """500 images in batches of 70: the last is padded."""
+    """There are 500 images in batches of 70, so the last batch is padded."""
     state, data, eval_step = task.job.init(), task.data, task.steps.eval_step
     batches = pipeline.eval_batches(data.test, data.test_transform, batch_size=70)
     whole_batch = next(iter(pipeline.eval_batches(data.test, data.test_transform, batch_size=500)))
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(whole, task, 
 
 
 def test_an_evaluation_that_is_not_finite_stops_the_run(task, tmp_path):
-    """Training normalizes by the batch's statistics; with the stored ones a net can overflow."""
+    """Evaluation uses stored statistics, with which a net can overflow although it trains well."""
 
     breaking = task.job._replace(evaluate=lambda state: {"loss": float("inf"), "accuracy": 10.0})
     with pytest.raises(DivergedError) as stopped:
@@ -192,7 +192,7 @@ def test_an_evaluation_that_is_not_finite_stops_the_run(task, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_saved(task, tmp_path):
-    """The loss of the last step before the save is fine, the weights behind it are not."""
+    """The loss of the last step before the save is finite, but the weights after it are not."""
 
     def train_step(state, batch):
         state, values = task.job.train_step(state, batch)
@@ -266,7 +266,7 @@ def test_fine_tuning_starts_from_a_run_and_trains_the_head_faster(
 
 
 def test_pretrained_weights_are_all_but_the_last_layer(whole, trainer):
-    """And come with the statistics of batch normalization."""
+    """The statistics of batch normalization are included."""
     config = dataclasses.replace(CONFIG, seed=5)
     fresh = trainer.prepare(config).job.init()
     state = trainer.prepare(dataclasses.replace(config, pretrained=str(whole[0]))).job.init()
@@ -280,7 +280,7 @@ def test_pretrained_weights_are_all_but_the_last_layer(whole, trainer):
 
 
 def test_the_first_step_is_traced_when_the_run_is_prepared(monkeypatch, tmp_path):
-    """What flags, data and net decide together fails before work begins, and is traced once."""
+    """So settings that do not fit each other fail before work begins, and nothing is traced twice."""
     traced = []
     original = jax.nn.one_hot
     monkeypatch.setattr("jax.nn.one_hot", lambda *args: traced.append(1) or original(*args))

@@ -1,4 +1,4 @@
-"""Every form is Φ, up to the error that the table tells."""
+"""Every form computes Φ, up to the error that the table shows."""
 
 import re
 import subprocess
@@ -18,30 +18,30 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("shape", [(3, 3, 16, 8), (96, 40), (7, 5), (1, 1)])
 @pytest.mark.parametrize("form", alternatives.FORMS.values(), ids=alternatives.FORMS)
-def test_every_form_is_the_projection(form, shape):
+def test_every_form_computes_the_projection(form, shape):
     g = jnp.asarray(np.random.default_rng(0).normal(1, 1, shape), jnp.float32)
     expected = g - np.asarray(g, np.float64).mean(tuple(range(len(shape) - 1)), keepdims=True)
     np.testing.assert_allclose(form(g), expected, atol=1e-5)
 
 
-def test_the_plain_form_is_the_librarys():
+def test_the_plain_form_is_that_of_the_library():
     g = jnp.asarray(np.random.default_rng(0).normal(1, 1, (3, 3, 16, 8)), jnp.float32)
     plain, *_ = alternatives.FORMS.values()
     np.testing.assert_array_equal(plain(g), apply(centralize(), g))
 
 
 def test_the_error_is_counted_in_ulp_of_the_largest_gradient():
-    """A constant column that keeps one ulp is one ulp off; the mean left in is off by far more."""
+    """A constant column that keeps one ulp has an error of one ulp, and a whole mean has far more."""
     plain, *_ = alternatives.FORMS.values()
-    # A sum of n numbers one by one is off by n/2 ulp at worst.
+    # If n numbers are added one by one, the error is at most n/2 ulp.
     assert 0 < max(alternatives.error(plain, (3, 3, 16, 8)).values()) < 72
     one_ulp = alternatives.error(lambda g: 0 * g + jnp.spacing(g[:1, :1]), (16, 8))
     assert one_ulp["constant"] == 1
-    # The mean of numbers in [1, 2) is at least 2**23 ulp of theirs.
+    # The mean of numbers in [1, 2) is at least 2**23 of their ulp.
     assert alternatives.error(lambda g: g, (16, 8))["constant"] >= 2**23
 
 
-def test_the_whole_program(tmp_path):
+def test_the_whole_program_prints_a_row_for_every_form(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "examples.benchmarks.alternatives"]
     flags = [
         "--shapes",
@@ -69,7 +69,7 @@ def test_the_whole_program(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
+def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
     monkeypatch.setattr(measure, "available_bytes", lambda: 1000)
     monkeypatch.setattr(measure, "time_chained", None)
     with pytest.raises(MemoryError, match=r"shape \(1000, 100\): 0.00\d+ GB are needed, 1e-06 GB"):
@@ -87,6 +87,6 @@ def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
         ({"seconds": float("nan")}, "--seconds nan: it must be 0 or more"),
     ],
 )
-def test_a_flag_that_makes_no_sense(flags, message):
+def test_a_flag_that_makes_no_sense_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         alternatives.Config(**flags)

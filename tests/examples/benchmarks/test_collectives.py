@@ -1,4 +1,4 @@
-"""What is counted in the compiled text, and what GC sends in each layout."""
+"""Collectives are counted in the compiled text, and GC sends only the means."""
 
 import jax
 import numpy as np
@@ -30,19 +30,19 @@ def test_collectives_are_counted_in_number_and_bytes():
         ("outputs", (None, None, "devices"), (None, None, "devices"), (None,) * 3 + ("devices",)),
     ],
 )
-def test_layouts_split_the_largest_axis_that_devices_can_share(layout, query, out, stem):
+def test_layouts_split_the_largest_axis_that_the_devices_divide(layout, query, out, stem):
     mesh = Mesh(np.array(jax.devices()), ("devices",))
     attention = collectives.shard(trees.create("vit_b16"), layout, mesh)["block00"]["attention"]
     assert attention["query"]["kernel"].sharding.spec == P(*query)
     assert attention["out"]["kernel"].sharding.spec == P(*out)
     assert attention["query"]["bias"].sharding.spec == P(None, None)
-    # 7x7x3 inputs: eight devices cannot share any of them.
+    # The inputs are 7x7x3, and 8 divides none of these axes.
     net = collectives.shard(trees.create("resnet18"), layout, mesh)
     (conv,) = [leaf for leaf in jax.tree.leaves(net) if leaf.shape == (7, 7, 3, 64)]
     assert conv.sharding.spec == P(*stem)
 
 
-def test_of_two_axes_the_larger_is_split():
+def test_the_larger_of_two_axes_is_split():
     kernel = jax.ShapeDtypeStruct((8, 64, 5), np.float32)
     tree = trees.Tree("pair", {"kernel": kernel}, {"kernel": (0, 1)}, centralize())
     mesh = Mesh(np.array(jax.devices()), ("devices",))

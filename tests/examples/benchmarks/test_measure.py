@@ -1,4 +1,4 @@
-"""Arms, counts and the arithmetic of paired times. No time is compared with another."""
+"""The arms, the counts and the arithmetic of paired times are right. No measured time is judged."""
 
 import functools
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ def gradients():
     )
 
 
-def test_the_arms_are_what_they_are_called():
+def test_the_arms_compute_what_their_names_say():
     arms = {name: apply(tx, gradients()) for name, tx in measure.arms(small()).items()}
     assert list(arms) == ["none", "ours", "optax", "naive"]
     chex.assert_trees_all_equal(arms["none"], gradients())
@@ -58,19 +58,19 @@ def test_the_arms_are_what_they_are_called():
 
 @pytest.mark.newest_xla
 @pytest.mark.parametrize("optimizer", measure.OPTIMIZERS)
-def test_the_bound_is_what_xla_counts(optimizer):
-    """And the naive one-liner is compiled once with ours: it is the same program."""
+def test_the_bound_equals_what_xla_counts(optimizer):
+    """The naive one-liner is the same program as ours, so it is compiled only once."""
     tree = trees.create("1e7x10")
     programs = measure.compile_updates(tree, measure.optimizer(optimizer))
     ratio = programs["ours"].bytes_accessed / programs["none"].bytes_accessed
-    # The means themselves are written once and read twice, at a fan-in of 1000.
+    # The means are written once and read twice. The fan-in is 1000.
     assert measure.BOUNDS[optimizer] <= ratio < measure.BOUNDS[optimizer] + 4 / 1000 / 6
     assert programs["naive"].compiled is programs["ours"].compiled
     assert programs["optax"].compiled is not programs["ours"].compiled
 
 
-def test_what_a_call_needs():
-    """Parameters, momentum and gradients; the outputs take the place of the first two."""
+def test_the_memory_that_a_call_needs_is_counted():
+    """It needs parameters, momentum and gradients. The outputs replace the first two."""
     tree = trees.create("1e7x10")
     program = measure.compile_updates(tree, measure.optimizer("sgdm"))["ours"]
     needed = 3 * 4 * tree.parameters
@@ -78,7 +78,7 @@ def test_what_a_call_needs():
 
 
 @pytest.mark.parametrize("optimizer", measure.OPTIMIZERS)
-def test_timed_updates(optimizer):
+def test_updates_are_timed_by_arm_and_round(optimizer):
     base = measure.optimizer(optimizer)
     programs = measure.compile_updates(small(), base)
     times, repeats = measure.time_updates(small(), base, programs, 7, 60.0)
@@ -88,7 +88,7 @@ def test_timed_updates(optimizer):
 
 
 def test_the_programs_share_one_set_of_arrays():
-    """Each goes on where the one before it stopped, so nothing but the programs differs."""
+    """Each program continues with the arrays of the one before it, so only the programs differ."""
     seen = []
 
     def program(step):
@@ -113,13 +113,13 @@ def test_rounds_interleave_in_changing_order():
     assert all(its.shape == (20,) for its in times.values())
 
 
-def test_time_ends_the_rounds_but_not_before_the_least():
+def test_the_time_limit_ends_the_rounds_after_at_least_six():
     times = measure.interleave({"a": lambda: None}, 1000, seconds=0.0)
     assert len(times["a"]) == measure.MIN_ROUNDS
 
 
-def test_the_ratio_is_paired():
-    """Ratios 1 to 20: the sign test's interval at 20 rounds runs from the 6th to the 15th."""
+def test_ratios_are_paired_by_round():
+    """With 20 rounds, the sign test's interval goes from the 6th to the 15th of the ratios."""
     base = np.random.default_rng(0).uniform(1, 2, 20)
     ratio = measure.paired_ratio(base * np.arange(20, 0, -1), base)
     assert ratio.median == pytest.approx(10.5)
@@ -133,17 +133,17 @@ def test_an_interval_needs_six_rounds():
         measure.paired_ratio(np.ones(5), np.ones(5))
 
 
-def test_free_memory_of_this_machine():
+def test_the_free_memory_of_this_machine_is_found():
     assert 2**20 < measure.available_bytes() < 2**50
 
 
-def test_free_memory_of_an_accelerator(monkeypatch):
+def test_the_free_memory_of_an_accelerator_is_found(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100, "bytes_in_use": 30})
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert measure.available_bytes() == 70
 
 
-def test_too_little_memory_says_what_is_needed(monkeypatch):
+def test_too_little_memory_is_reported_with_what_is_needed(monkeypatch):
     monkeypatch.setattr(measure, "available_bytes", lambda: 1_000_000_000)
     assert measure.lacks_memory(900_000_000) is None
     assert measure.lacks_memory(2_000_000_000) == "2.2 GB are needed, 1 GB are free"

@@ -1,4 +1,4 @@
-"""The program as a user runs it, and what it does where it cannot."""
+"""The program runs as a user starts it, and reports what it cannot measure."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def run(*flags, cwd):
     )
 
 
-def test_the_whole_program(tmp_path):
+def test_the_whole_program_writes_records_and_a_picture(tmp_path):
     flags = "--trees resnet20 1e9x100 --optimizers sgdm --rounds 6 --seconds 0 --batch 2"
     done = run(*flags.split(), "--step-rounds", 6, "--out", tmp_path / "cost.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -34,7 +34,7 @@ def test_the_whole_program(tmp_path):
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     records = [json.loads(line) for line in (tmp_path / "cost.jsonl").read_text().splitlines()]
     kinds = [record["kind"] for record in records]
-    # Five arms of two trees, three of the step, three layouts of three arms.
+    # There are five arms for each of two trees, three for the step, and three for each of three layouts.
     assert kinds == ["run"] + ["update"] * 10 + ["step"] * 3 + ["collectives"] * 9 + ["end"]
     assert {"jax", "optax"} <= set(records[0]["versions"])
     assert records[0]["cores"] >= 1
@@ -63,7 +63,7 @@ def test_the_whole_program(tmp_path):
 
 
 @pytest.mark.newest_xla
-def test_too_little_memory_is_seen_before_anything_is_allocated(monkeypatch):
+def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
     def allocate(*args):
         raise AssertionError("allocated")
 
@@ -106,7 +106,7 @@ def test_every_tree_and_optimizer_is_measured_by_default():
         ({"out": Path("nowhere/cost.jsonl")}, "no file can be written there"),
     ],
 )
-def test_a_flag_that_makes_no_sense(flags, message):
+def test_a_flag_that_makes_no_sense_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         overhead.Config(**flags)
 
@@ -120,6 +120,6 @@ def test_an_unknown_tree_is_refused_before_any_work(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_of_the_eight_devices_is_no_silence():
+def test_a_failure_of_the_process_with_eight_devices_is_reported():
     with pytest.raises(subprocess.CalledProcessError, match="resnet19"):
         list(overhead.measure_collectives(("resnet19",), "sgdm"))

@@ -1,4 +1,4 @@
-"""The comparison runs and compares."""
+"""The comparison of the trainer with a plain loop runs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The trees are those that their names promise."""
+"""The trees have the sizes that their names state."""
 
 import jax
 import pytest
@@ -9,7 +9,7 @@ from examples.benchmarks import trees
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # torchvision's counts; its VGG-11 with batch normalization.
+        # These are torchvision's counts. VGG-11 is the one with batch normalization.
         ("resnet18", 11_689_512),
         ("resnet50", 25_557_032),
         ("resnet101", 44_549_160),
@@ -19,7 +19,7 @@ from examples.benchmarks import trees
         ("vit_b16", 86_567_656),
     ],
 )
-def test_parameters_of_the_nets(name, parameters):
+def test_the_nets_have_their_published_numbers_of_parameters(name, parameters):
     assert trees.create(name).parameters == parameters
 
 
@@ -31,7 +31,7 @@ def test_synthetic_trees_have_the_size_of_their_name(name):
     assert tree.parameters == pytest.approx(float(parameters), rel=0.08)
 
 
-def test_only_the_largest_tree_is_counted_alone():
+def test_only_the_largest_tree_is_not_timed():
     assert trees.create("vgg11").timed
     assert not trees.create("1e9x100").timed
 
@@ -42,7 +42,7 @@ def test_the_transformer_knows_the_inputs_of_its_attention():
     assert attention["query"] == {"kernel": (0,), "bias": None}
     assert attention["out"] == {"kernel": (0, 1), "bias": None}
     assert tree.params["block11"]["attention"]["out"]["kernel"].shape == (12, 64, 768)
-    # Every output of patches, head and twelve blocks of q, k, v, out, up and down has one mean.
+    # There is one mean for each output of patches, head, and q, k, v, out, up and down in 12 blocks.
     outputs = 768 + 1000 + 12 * (4 * 768 + 3072 + 768)
     assert tree.means_bytes == 4 * outputs
     kernels = [

@@ -1,4 +1,4 @@
-"""The runs against the paper's tables and settings, written down here a second time."""
+"""The runs have the paper's settings, which are written here a second time."""
 
 import dataclasses
 import inspect
@@ -74,7 +74,7 @@ def table2(optimizer, rate, decay):
     }
 
 
-# Every cell of Tables 1 to 4; Figures 6 and 7 show runs of Tables 3 and 4.
+# Every column of Tables 1 to 4. Figures 6 and 7 show runs of Tables 3 and 4.
 PAPER = {
     "table1-resnet18": CIFAR | {"model": "resnet18"},
     "table1-resnet101": CIFAR | {"model": "resnet101"},
@@ -97,7 +97,7 @@ PAPER = {
     "figure5-bn": MINI | {"weight_standardization": False},
     "figure5-bn-ws": MINI | {"weight_standardization": True},
 }
-# Alike in all of them.
+# These settings are the same in all runs.
 COMMON = {
     "momentum": 0.9,
     "schedule": "step",
@@ -111,21 +111,21 @@ COMMON = {
 }
 
 
-def test_the_paper_s_runs_are_complete():
+def test_all_runs_of_the_paper_are_there():
     assert {name for name in PRESETS if name.startswith(("table", "figure"))} == PAPER.keys()
     for figure in ("Figure 5", "Figure 6", "Figure 7"):
         assert any(figure in text for text, _ in PRESETS.values())
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_run_has_the_paper_s_settings(name):
+def test_a_run_has_the_settings_of_the_paper(name):
     config = dataclasses.asdict(PRESETS[name][1])
     expected = {"head_learning_rate": None, "weight_standardization": False} | COMMON | PAPER[name]
     assert {key: config[key] for key in expected} == expected
 
 
 def tiny(name, classes):
-    """A data set of one batch of the shape's channels, in place of one that is not here."""
+    """Makes a data set of one batch, in place of one that is not on this machine."""
     images = Arrays(np.zeros((256, 2, 2, 3), np.uint8), np.zeros(256, np.int32))
     return datasets.Dataset(name, "train", tuple(map(str, range(classes))), images)
 
@@ -176,7 +176,7 @@ SMALL = PRESETS["digits"][1]
         ({"pretrained": ""}, "--pretrained : it must name a file or a folder"),
     ],
 )
-def test_a_setting_that_makes_no_sense(changes, message):
+def test_a_setting_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(SettingError, match=message):
         dataclasses.replace(SMALL, **changes)
 

@@ -1,4 +1,4 @@
-"""Two runs share a compiled step exactly if nothing that the step depends on differs."""
+"""Two runs share a compiled step if and only if nothing differs that the step depends on."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def spec_of(config, *, mesh=None, diagnose=False):
     return step_spec(config, data, mesh or make_mesh(1), diagnose=diagnose)
 
 
-def test_every_setting_is_looked_at():
+def test_every_setting_is_tested():
     assert OTHER.keys() | WITH.keys() == {field.name for field in dataclasses.fields(Config)}
 
 
@@ -69,14 +69,14 @@ def test_a_changed_setting_shares_the_step_only_if_the_step_does_not_depend_on_i
 
 
 def test_held_out_images_leave_fewer_steps_in_an_epoch():
-    """With all images there are 25 steps in an epoch, and 15 where 500 of them are held out."""
+    """With all images there are 25 steps in an epoch, and with 500 held out there are 15."""
     every = dataclasses.replace(CONFIG, train_images=None)
     held_out = dataclasses.replace(every, validation=500)
     specs = [spec_of(config) for config in (every, held_out)]
     assert [spec.optimizer.steps for spec in specs] == [15 * 25, 15 * 15]
 
 
-def test_measuring_gradients_and_the_devices_count():
+def test_a_step_depends_on_the_devices_and_on_measuring_gradients():
     assert spec_of(CONFIG, diagnose=True) != spec_of(CONFIG)
     assert spec_of(CONFIG, mesh=make_mesh(2)) != spec_of(CONFIG)
 

@@ -21,7 +21,7 @@ def grey(k: int) -> int:
 
 
 def published(monkeypatch, name: str, train: int, test: int, classes: int) -> None:
-    """Lets a data set be as small as the one built."""
+    """Sets the published sizes of a data set to those of the one that is built."""
     reader, _ = datasets._SETS[name]
     monkeypatch.setitem(datasets._SETS, name, (reader, (train, test, classes)))
 
@@ -29,7 +29,7 @@ def published(monkeypatch, name: str, train: int, test: int, classes: int) -> No
 def write_image(path: Path, k: int, size: tuple[int, int] = (40, 30), **options) -> None:
     """Writes an image of `size` (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # JPEG files of ImageNet are named .JPEG, and some are PNG or CMYK or grey inside.
+    # ImageNet's files are named .JPEG, but some of them contain PNG, CMYK or grey images.
     Image.new("RGB", size, (grey(k),) * 3).save(path, **({"format": "JPEG"} | options))
 
 
@@ -119,7 +119,7 @@ def imagenet(folder: Path, flat: bool) -> Path:
         write_image(folder / "val" / f"ILSVRC2012_val_{k + 1:08}.JPEG", k)
     kit = folder / "ILSVRC2012_devkit_t12" / "data"
     kit.mkdir(parents=True)
-    # In the kit's own order the classes are 3, 1, 2 of the sorted ones; an inner node comes last.
+    # In the kit, the sorted classes have the numbers 3, 1 and 2, and an inner node comes last.
     wnids = [WNIDS[2], WNIDS[0], WNIDS[1], "n00001740"]
     kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)]
     synsets = np.empty((4, 1), kinds)
@@ -131,7 +131,7 @@ def imagenet(folder: Path, flat: bool) -> Path:
 
 
 def mini_imagenet_csv(folder: Path) -> Path:
-    """One class to each list, six images of each: image k is number k % 6 of class k // 6."""
+    """Each list has one class with six images. Image k is number k % 6 of class k // 6."""
     for label, (part, wnid) in enumerate(zip(("train", "val", "test"), WNIDS, strict=True)):
         rows = ["filename,label"]
         for i in range(6):

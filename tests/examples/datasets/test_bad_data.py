@@ -1,4 +1,4 @@
-"""Data that cannot be right is refused where it is read, whatever its format."""
+"""Impossible data of any format is refused when it is read."""
 
 import gzip
 import os
@@ -148,7 +148,7 @@ def test_squares_that_do_not_divide_the_image_name_the_flag():
 
 
 def test_a_matlab_file_that_makes_the_reader_crash_is_one_error(tmp_path, monkeypatch):
-    """SciPy's reader is a process of its own, which here ends as after a segmentation fault."""
+    """SciPy's reader runs in its own process, which here ends as after a segmentation fault."""
     (tmp_path / "a.mat").write_bytes(b"")
     monkeypatch.setattr(matlab, "_read", crash)
     with pytest.raises(DatasetError, match=r"a\.mat: expected a list, .* made the reader crash"):

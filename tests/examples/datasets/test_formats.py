@@ -1,4 +1,4 @@
-"""Each format as its authors write it: what is read, and what is refused."""
+"""Each format is read as its authors write it, and damaged files are refused."""
 
 import gzip
 import pickle
@@ -14,7 +14,7 @@ from tests.examples.datasets.builders import WNIDS, grey
 
 
 def greys(dataset) -> list[int]:
-    """The image numbers of a data set of one-coloured images, by their colour."""
+    """Returns the numbers of a data set's images, which are found by their only colour."""
     numbers = []
     for i in range(len(dataset)):
         image = dataset.source[i]["image"]
@@ -33,7 +33,7 @@ def labels(dataset) -> list[int]:
 
 @pytest.mark.parametrize("dump", [builders.python2_pickle, pickle.dumps])
 @pytest.mark.parametrize("nested", [True, False])
-def test_cifar100(tmp_path, monkeypatch, dump, nested):
+def test_cifar100_is_read(tmp_path, monkeypatch, dump, nested):
     builders.published(monkeypatch, "cifar100", 12, 6, 3)
     folder = builders.cifar100(tmp_path, dump)
     for split, size in {"train": 12, "test": 6}.items():
@@ -47,7 +47,7 @@ def test_cifar100(tmp_path, monkeypatch, dump, nested):
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
-def test_fashion_mnist(tmp_path, monkeypatch, end):
+def test_fashion_mnist_is_read(tmp_path, monkeypatch, end):
     builders.published(monkeypatch, "fashion_mnist", 20, 10, 10)
     builders.fashion_mnist(tmp_path, end)
     data = datasets.load("fashion_mnist", "train", tmp_path)
@@ -58,7 +58,7 @@ def test_fashion_mnist(tmp_path, monkeypatch, end):
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_imagenet(tmp_path, monkeypatch, flat):
+def test_imagenet_is_read(tmp_path, monkeypatch, flat):
     builders.published(monkeypatch, "imagenet", 12, 6, 3)
     builders.imagenet(tmp_path, flat)
     train = datasets.load("imagenet", "train", tmp_path)
@@ -72,7 +72,7 @@ def test_imagenet(tmp_path, monkeypatch, flat):
     assert greys(test) == list(range(6))
 
 
-def test_mini_imagenet_in_folders(tmp_path, monkeypatch):
+def test_mini_imagenet_in_folders_is_read(tmp_path, monkeypatch):
     builders.published(monkeypatch, "mini_imagenet", 15, 3, 3)
     for split, per_class in {"train": 5, "test": 1}.items():
         builders.class_folders(tmp_path / "miniimagenet" / split, per_class, (84, 84))
@@ -82,7 +82,7 @@ def test_mini_imagenet_in_folders(tmp_path, monkeypatch):
     assert labels(datasets.load("mini_imagenet", "test", tmp_path)) == [0, 1, 2]
 
 
-def test_mini_imagenet_of_ravi_and_larochelle(tmp_path, monkeypatch):
+def test_mini_imagenet_of_ravi_and_larochelle_is_read(tmp_path, monkeypatch):
     builders.published(monkeypatch, "mini_imagenet", 15, 3, 3)
     builders.mini_imagenet_csv(tmp_path)
     train = datasets.load("mini_imagenet", "train", tmp_path)
@@ -93,7 +93,7 @@ def test_mini_imagenet_of_ravi_and_larochelle(tmp_path, monkeypatch):
     assert test.class_names == WNIDS
 
 
-def test_aircraft_without_its_banner(tmp_path, monkeypatch):
+def test_aircraft_is_read_without_its_banner(tmp_path, monkeypatch):
     builders.published(monkeypatch, "aircraft", 4, 1, 3)
     builders.aircraft(tmp_path)
     train = datasets.load("aircraft", "train", tmp_path)
@@ -105,7 +105,7 @@ def test_aircraft_without_its_banner(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("in_kit", [True, False])
-def test_cars(tmp_path, monkeypatch, in_kit):
+def test_cars_are_read(tmp_path, monkeypatch, in_kit):
     builders.published(monkeypatch, "cars", 4, 2, 3)
     folder = builders.cars(tmp_path)
     if in_kit:
@@ -116,7 +116,7 @@ def test_cars(tmp_path, monkeypatch, in_kit):
     assert (greys(test), labels(test)) == ([4, 5], [1, 2])
 
 
-def test_dogs(tmp_path, monkeypatch):
+def test_dogs_are_read(tmp_path, monkeypatch):
     builders.published(monkeypatch, "dogs", 3, 2, 2)
     builders.dogs(tmp_path)
     train, test = (datasets.load("dogs", split, tmp_path) for split in ("train", "test"))
@@ -125,7 +125,7 @@ def test_dogs(tmp_path, monkeypatch):
     assert (greys(test), labels(test)) == ([3, 4], [0, 1])
 
 
-def test_cub(tmp_path, monkeypatch):
+def test_cub_is_read(tmp_path, monkeypatch):
     builders.published(monkeypatch, "cub", 3, 2, 2)
     builders.cub(tmp_path)
     train, test = (datasets.load("cub", split, tmp_path) for split in ("train", "test"))
@@ -136,7 +136,7 @@ def test_cub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["PNG", "CMYK", "grey", "bytes after the end"])
 def test_images_that_are_not_what_their_name_says_are_read(tmp_path, monkeypatch, kind):
-    """ImageNet has a PNG and CMYK files, Caltech grey ones, and some JPEG files have a tail."""
+    """ImageNet has PNG and CMYK files, Caltech has grey ones, and some JPEG files have extra bytes."""
     builders.published(monkeypatch, "cub", 3, 2, 2)
     path = next((builders.cub(tmp_path) / "images").rglob("*_1.jpg"))
     if kind == "PNG":
@@ -242,7 +242,7 @@ def test_a_missing_truncated_or_foreign_file_is_named(tmp_path, monkeypatch, nam
     with pytest.raises(datasets.DatasetError, match="expected") as error:
         datasets.load(name, split, tmp_path)
     assert str(tmp_path) in str(error.value)
-    # A list cut at the end of a line may show only in what it leads to.
+    # If a list is cut at the end of a line, only its consequences may show it.
     if not path.endswith((".txt", ".csv")):
         assert file.name.removesuffix(".gz") in str(error.value) or harm == "missing"
 
@@ -254,7 +254,7 @@ def test_a_folder_that_does_not_exist_is_named_and_so_is_the_source(tmp_path, na
 
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "fashion_mnist"])
-def test_no_folder_given(name):
+def test_a_missing_data_dir_is_an_error(name):
     with pytest.raises(datasets.DatasetError, match="pass data_dir"):
         datasets.load(name, "train")
 
@@ -267,7 +267,7 @@ def test_a_part_of_a_data_set_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_part_of_a_data_set_is_taken_on_request(tmp_path, name):
+def test_a_part_of_a_data_set_is_accepted_on_request(tmp_path, name):
     NEEDED[name][0](tmp_path)
     part = datasets.load(name, "train", tmp_path, partial=True)
     assert len(part) == SIZES[name][0]
@@ -293,7 +293,7 @@ def test_a_class_that_only_one_side_has_is_named(tmp_path, monkeypatch):
         datasets.load("imagenet", "test", tmp_path)
 
 
-def test_an_idx_file_with_more_bytes_than_it_tells_is_refused(tmp_path, monkeypatch):
+def test_an_idx_file_with_more_bytes_than_its_header_states_is_refused(tmp_path, monkeypatch):
     builders.published(monkeypatch, "fashion_mnist", 20, 10, 10)
     path = builders.fashion_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"1"))
@@ -301,7 +301,7 @@ def test_an_idx_file_with_more_bytes_than_it_tells_is_refused(tmp_path, monkeypa
         datasets.load("fashion_mnist", "train", tmp_path)
 
 
-def test_images_and_labels_of_unlike_number_are_refused(tmp_path, monkeypatch):
+def test_different_numbers_of_images_and_labels_are_refused(tmp_path, monkeypatch):
     builders.published(monkeypatch, "fashion_mnist", 20, 10, 10)
     path = builders.fashion_mnist(tmp_path) / "train-labels-idx1-ubyte.gz"
     builders.write_idx(path, np.zeros(19, np.uint8))
@@ -312,7 +312,7 @@ def test_images_and_labels_of_unlike_number_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("labels", [[0] * 11, [0] * 11 + [3], [-1] + [0] * 11])
-def test_cifar_labels_that_cannot_be_are_refused(tmp_path, monkeypatch, labels):
+def test_impossible_cifar_labels_are_refused(tmp_path, monkeypatch, labels):
     builders.published(monkeypatch, "cifar100", 12, 6, 3)
     path = builders.cifar100(tmp_path) / "train"
     batch = {"data": np.zeros((12, 3072), np.uint8), "fine_labels": labels}

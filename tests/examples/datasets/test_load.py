@@ -1,4 +1,4 @@
-"""What `load` does with a split once it is read; and the real data at hand."""
+"""`load` chooses and checks the images of a split, and reads the small real data sets."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def content(dataset) -> list[bytes]:
     ("name", "train", "test", "shape"),
     [("digits", 1297, 500, (8, 8, 1)), ("mnist5k", 3000, 2000, (28, 28, 1))],
 )
-def test_the_real_small_sets(name, train, test, shape):
+def test_the_real_small_data_sets_have_their_sizes(name, train, test, shape):
     splits = [datasets.load(name, split) for split in ("train", "test")]
     assert [len(data) for data in splits] == [train, test]
     for data in splits:
@@ -40,7 +40,7 @@ def test_fashion_mnist_where_debian_puts_it_or_an_error_that_names_the_package()
             data = datasets.load("fashion_mnist", split)
             np.testing.assert_array_equal(np.bincount(data.source.labels), [size // 10] * 10)
             assert data.image_shape == (28, 28, 1)
-        # The training set's first image is a boot, the authors' own figure shows.
+        # The authors' own figure shows that the first training image is a boot.
         first = datasets.load("fashion_mnist", "train").source[0]
         assert datasets.load("fashion_mnist", "train").class_names[first["label"]] == "ankle boot"
     else:
@@ -60,22 +60,22 @@ def test_fashion_mnist_is_found_in_the_default_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 300, 1296])
-def test_validation_and_training_images_part_the_training_set(size):
+def test_validation_and_training_images_divide_the_training_set(size):
     whole = datasets.load("digits", "train")
     train = datasets.load("digits", "train", validation=size)
     held = datasets.load("digits", "validation", validation=size, seed=5)
     assert (len(train), len(held)) == (1297 - size, size)
     assert sorted(content(train) + content(held)) == content(whole)
-    # Each class gives its share, but for the rounding.
+    # Each class has its share, up to rounding.
     share = np.bincount(whole.source.labels) * size / len(whole)
     assert np.abs(np.bincount(held.source.labels, minlength=10) - share).max() < 1.01
-    # The test set knows nothing of it.
+    # The test set does not change.
     assert len(datasets.load("digits", "test", validation=size)) == 500
 
 
 @given(limit=st.integers(1, 997), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
-def test_a_limit_draws_by_seed_from_the_images_that_are_left(limit, seed):
+def test_a_limit_draws_images_by_seed(limit, seed):
     pool = datasets.load("digits", "train", validation=300)
     drawn = datasets.load("digits", "train", validation=300, limit=limit, seed=seed)
     again = datasets.load("digits", "train", validation=300, limit=limit, seed=seed)
@@ -132,12 +132,12 @@ def test_files_follow_their_labels_through_every_choice(tmp_path, monkeypatch):
         ({"data_dir": Path(".")}, "--data-dir .: digits comes with a Python package"),
     ],
 )
-def test_arguments_that_cannot_be_are_named(arguments, message):
+def test_impossible_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         datasets.load(**({"name": "digits", "split": "train"} | arguments))
 
 
-def test_training_and_test_images_of_a_set_without_a_split_are_all_of_it_and_fixed():
+def test_a_data_set_without_a_published_split_is_split_the_same_way_every_time():
     from sklearn.datasets import load_digits
 
     pixels, _ = load_digits(return_X_y=True)

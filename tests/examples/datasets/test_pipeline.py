@@ -1,4 +1,4 @@
-"""The stream of batches: what it holds, how it is dealt to processes, and how it goes on."""
+"""The stream of batches holds the right images, is split among processes, and can continue."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def test_the_seed_decides_order_and_augmentation():
         batches = list(pipeline.train_batches(toy(12), plain, batch_size=4, seed=seed, epochs=4))
         for epoch in range(4):
             orders[seed, epoch] = tuple(numbers(batches[3 * epoch : 3 * epoch + 3]))
-    # Nor is one seed's epoch another's: runs that are to be independent share no order.
+    # No epoch of one seed has the order of another seed's, so that runs are independent.
     assert len(set(orders.values())) == len(orders)
     noise = {seed: stream(seed) - np.round(stream(seed)) for seed in (0, 1)}
     assert np.unique(np.concatenate(list(noise.values())).round(6)).size == 2 * 4 * 12
@@ -67,7 +67,7 @@ def test_the_seed_decides_order_and_augmentation():
     seed=st.integers(0, 99),
 )
 @settings(max_examples=25, deadline=None)
-def test_processes_together_see_the_batches_of_one(size, share, processes, seed):
+def test_all_processes_together_see_the_batches_of_one_process(size, share, processes, seed):
     batch_size = share * processes
     size = max(size, batch_size)
 
@@ -89,7 +89,7 @@ def test_processes_together_see_the_batches_of_one(size, share, processes, seed)
     for batch, *parts in zip(alone, *shares, strict=True):
         assert all(len(part["label"]) == share for part in parts)
         images = np.concatenate([part["image"] for part in parts])
-        # Bit by bit, augmentation included; only the order within a batch differs.
+        # They are equal to the bit, including the augmentation. Only the order within a batch differs.
         assert sorted(x.tobytes() for x in images) == sorted(x.tobytes() for x in batch["image"])
 
 
@@ -133,7 +133,7 @@ def test_evaluation_refuses_a_random_transform():
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 7, 12])
-def test_a_restored_iterator_goes_on_with_the_same_batches(steps, tmp_path):
+def test_a_restored_iterator_continues_with_the_same_batches(steps, tmp_path):
     def start():
         stream = pipeline.train_batches(toy(17), noisy, batch_size=4, seed=1, epochs=3)
         return iter(stream)
@@ -175,12 +175,12 @@ def test_a_restored_iterator_goes_on_with_the_same_batches(steps, tmp_path):
         ({"batch_size": 4, "seed": -1}, "seed -1"),
     ],
 )
-def test_arguments_that_cannot_be_are_named(arguments, message):
+def test_impossible_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         pipeline.train_batches(toy(10), plain, **({"seed": 0} | arguments))
 
 
-def test_nothing_to_evaluate_on():
+def test_an_empty_evaluation_set_is_an_error():
     with pytest.raises(ValueError, match="no images"):
         pipeline.eval_batches(toy(0), plain, batch_size=2)
 
@@ -206,7 +206,7 @@ def test_a_closed_iterator_is_done():
         next(stream)
 
 
-def test_an_endless_stream_is_restored_far_out():
+def test_an_endless_stream_can_be_restored_at_a_distant_batch():
     stream = pipeline.train_batches(toy(9), noisy, batch_size=4, seed=0)
     far, near = iter(stream), iter(stream)
     far.set_state({"batches": 10**6})

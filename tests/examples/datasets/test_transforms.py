@@ -1,4 +1,4 @@
-"""Properties of each transform, and the recipes from end to end."""
+"""Each transform has the right properties, and the recipes work as a whole."""
 
 import functools
 import math
@@ -25,7 +25,7 @@ def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.nda
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """A picture of which every row rises from 0 to 255."""
+    """Returns a picture in which every row rises from 0 to 255."""
     row = np.linspace(0, 255, width).astype(np.uint8)
     return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
 
@@ -38,7 +38,7 @@ def test_flip_mirrors_or_does_nothing(height, width, seed):
     assert np.array_equal(out, image) or np.array_equal(out, image[:, ::-1])
 
 
-def test_flip_does_both_about_as_often():
+def test_flip_mirrors_about_half_of_the_images():
     image = ramp(2, 9)
     draws = rng()
     mirrored = sum(transforms.flip(image, draws)[0, 0, 0] > 0 for _ in range(2000))
@@ -60,12 +60,12 @@ def test_pad_crop_is_a_window_of_the_padded_image(height, width, padding, seed):
     assert any(np.array_equal(out, window) for window in windows)
 
 
-def test_pad_crop_shifts_everywhere_alike():
+def test_pad_crop_shifts_by_every_amount_equally_often():
     image = np.zeros((9, 9, 1), np.uint8)
     image[4, 4] = 1
     draws = rng()
     counts = sum(transforms.pad_crop(image, draws, padding=4).astype(int) for _ in range(8100))
-    # 81 places of 100 hits each on average: five standard deviations.
+    # Each of 81 places has 100 hits on average. The bound is five standard deviations.
     assert np.abs(counts - 100).max() < 50
 
 
@@ -96,7 +96,7 @@ def test_resize_shorter_keeps_proportions(height, width, size):
     assert longer - 1 < max(out.shape[:2]) <= longer
 
 
-def test_shrinking_averages_over_all_that_a_pixel_covers():
+def test_shrinking_averages_over_everything_that_a_pixel_covers():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255  # the finest there are: picking pixels would give black or white
     out = transforms.resize(stripes, None, height=8, width=8)
@@ -105,7 +105,7 @@ def test_shrinking_averages_over_all_that_a_pixel_covers():
 
 @given(st.integers(5, 60), st.integers(5, 60), st.integers(1, 5))
 @settings(max_examples=50, deadline=None)
-def test_center_crop_leaves_like_margins(height, width, size):
+def test_center_crop_leaves_equal_margins(height, width, size):
     y, x = np.mgrid[:height, :width]
     out = transforms.center_crop(np.stack([y, x], -1), None, size=size)
     assert out.shape == (size, size, 2)
@@ -114,7 +114,7 @@ def test_center_crop_leaves_like_margins(height, width, size):
     assert np.abs(margins[0] - margins[1]).max() <= 1
 
 
-def test_center_crop_of_too_small_an_image():
+def test_center_crop_of_an_image_that_is_too_small_is_an_error():
     with pytest.raises(ValueError, match="crop of 9 x 9 does not fit an image of 8 x 20"):
         transforms.center_crop(picture(8, 20), None, size=9)
 
@@ -142,7 +142,7 @@ def test_random_rectangles_have_areas_spread_evenly():
     ]
     area = np.array([h * w for h, w in shapes]) / 400**2
     logs = np.log([w / h for h, w in shapes])
-    # Few of the small ones fail to fit, so below a half both draws are nearly even.
+    # Small rectangles nearly always fit, so areas below one half are drawn almost evenly.
     small = area[area < 0.5]
     counts, _ = np.histogram(small, np.linspace(0.08, 0.5, 7))
     assert np.abs(counts - len(small) / 6).max() < 5 * math.sqrt(len(small) / 6)
@@ -153,13 +153,13 @@ def test_random_rectangles_have_areas_spread_evenly():
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))]
 )
-def test_a_strip_that_no_draw_fits_gives_its_middle(height, width, expected):
-    # No half of so long a strip has sides of 4 : 3.
+def test_the_middle_of_a_strip_is_used_if_no_draw_fits(height, width, expected):
+    # No rectangle with sides of 4 : 3 has half the area of such a long strip.
     ratio = (3 / 4, 4 / 3)
     assert transforms.random_rectangle(height, width, rng(), (0.5, 1.0), ratio) == expected
 
 
-def test_random_resized_crop_shows_a_part_enlarged():
+def test_random_resized_crop_enlarges_a_part():
     out = transforms.random_resized_crop(ramp(100, 100), rng(), size=50, scale=(0.25, 0.25))
     assert out.shape == (50, 50, 3)
     assert out.dtype == np.uint8
@@ -168,7 +168,7 @@ def test_random_resized_crop_shows_a_part_enlarged():
 
 
 @pytest.mark.parametrize("name", datasets.NAMES)
-def test_recipes(name):
+def test_recipes_have_the_right_shapes_and_randomness(name):
     train, test = transforms.recipe(name)
     sides = {"cifar100": 32, "digits": 8, "mnist5k": 28, "fashion_mnist": 28}
     sides |= {"imagenet": 224, "mini_imagenet": 224}
@@ -216,7 +216,7 @@ def test_compose_runs_in_order():
     np.testing.assert_array_equal(transforms.compose(double, add)(np.ones(2), None), [3, 3])
 
 
-def test_pad_sets_an_image_in_a_black_frame():
+def test_pad_adds_a_black_frame():
     image = np.full((4, 6, 1), 7, np.uint8)
     padded = transforms.pad(image, None, padding=2)
     assert padded.shape == (8, 10, 1)

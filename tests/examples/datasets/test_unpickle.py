@@ -1,4 +1,4 @@
-"""The unpickler builds arrays and plain containers; anything else is refused before it runs."""
+"""The unpickler builds arrays and plain containers, and refuses anything else before it runs."""
 
 import os
 import pickle
@@ -36,7 +36,7 @@ def test_arrays_and_containers_come_back(tmp_path, protocol):
 
 
 class Call:
-    """Pickles as a call."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function, *args):
         self.call = function, args

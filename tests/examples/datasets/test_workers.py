@@ -1,4 +1,4 @@
-"""Data workers: real processes, the same batches, and none left behind."""
+"""Data workers are real processes that make the same batches, and none of them is left running."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PROGRAM = [sys.executable, "-m", "tests.examples.datasets.worker_program"]
 ROOT = Path(__file__).parents[3]
 
 
-def test_workers_change_no_batch_and_a_restored_iterator_goes_on():
+def test_workers_change_no_batch_and_a_restored_iterator_continues():
     done = subprocess.run(
         [*PROGRAM, "digest", "2"],
         check=False,
@@ -34,7 +34,7 @@ def test_workers_change_no_batch_and_a_restored_iterator_goes_on():
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and that no one has asked about does not."""
+    """Returns whether a process is running. A zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -43,7 +43,7 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture
 def running():
-    """A program that has two workers, and their ids; whatever is left of them ends with the test."""
+    """Starts a program with two workers, and yields it and their ids. All of them end with the test."""
     program = subprocess.Popen(
         [*PROGRAM, "wait", "2"],
         cwd=ROOT,

@@ -1,6 +1,6 @@
-"""A data set whose images say which they are, and transforms that leave that readable.
+"""A data set whose images hold their own number, and transforms that keep it readable.
 
-Importable, for data workers import what they are sent.
+It is a module because data workers import what they are sent.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from examples.datasets.types import Arrays
 
 
 def toy(size: int) -> Dataset:
-    """Image k of `size` is 4 x 4 of k, of class k % 3; at most 256 images."""
+    """Makes at most 256 images. Image k is 4 x 4 pixels of value k, and has class k % 3."""
     k = np.arange(size, dtype=np.uint8)
     images = np.broadcast_to(k[:, None, None, None], (size, 4, 4, 1)).copy()
     return Dataset("toy", "train", ("a", "b", "c"), Arrays(images, (k % 3).astype(np.int32)))

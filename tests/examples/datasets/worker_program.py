@@ -22,14 +22,14 @@ STEPS = 13  # in the second of three epochs of 12 batches
 
 
 def digests(workers: int) -> dict[str, list[str]]:
-    """Hashes of the batches: all, those after STEPS once more restored, and those of evaluation."""
+    """Returns hashes of all batches, of those after STEPS in a restored iterator, and of evaluation."""
     stream = train(workers, epochs=3)
     iterator = iter(stream)
     first = [digest(batch) for batch in itertools.islice(iterator, STEPS)]
     state = json.loads(json.dumps(iterator.get_state()))
     rest = [digest(batch) for batch in iterator]
     iterator.close()
-    restored = iter(train(workers and workers - 1, epochs=3))  # on another number of workers
+    restored = iter(train(workers and workers - 1, epochs=3))  # with another number of workers
     restored.set_state(state)
     resumed = [digest(batch) for batch in restored]
     restored.close()

@@ -1,4 +1,4 @@
-"""Proposition 4.2 measured, against Hessians that are known in full."""
+"""The measures of Proposition 4.2 agree with Hessians that are known in full."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_norms_are_those_of_numpy(name, key, x64):
     assert found.converged
 
 
-def test_of_a_saddle_the_steepest_curvature_counts_whatever_its_sign(key, x64):
+def test_the_steepest_curvature_of_a_saddle_counts_for_either_sign(key, x64):
     found = make_lipschitz(quadratic, centralize())(
         quadratic_params(), hessian_of(SPECTRA["saddle"]), np.zeros(SIZE), key=key
     )
@@ -95,7 +95,7 @@ class Net(nnx.Module):
 
 
 def make(seed=0, **kwargs):
-    """The loss of a net by its parameters, its other variables and a batch; and these."""
+    """Returns the loss of a net as a function of parameters, other variables and a batch, and these."""
     graph, params, rest = nnx.split(Net(nnx.Rngs(seed), **kwargs), nnx.Param, ...)
     rng = np.random.default_rng(seed)
     batch = rng.normal(1, 1, (6, 5, 5, 2)).astype("f"), rng.integers(0, 3, 6)
@@ -109,7 +109,7 @@ def make(seed=0, **kwargs):
 
 
 def dense_hessians(loss, gc, params, *args):
-    """H and PH in full, PH as the derivative of the centralized gradient."""
+    """Returns H and PH in full. PH is the derivative of the centralized gradient."""
     flat, unravel = ravel_pytree(params)
 
     def gradient(vector, project):
@@ -130,7 +130,7 @@ def test_both_inequalities_on_a_net(gc, key):
     assert found.hessian_norm_gc == pytest.approx(spectral(with_gc), rel=1e-3)
 
 
-def test_gc_changes_neither_norm_where_gradients_have_zero_mean_already(key):
+def test_gc_changes_neither_norm_if_gradients_already_have_zero_mean(key):
     net = make(conv=WSConv)
     found = make_lipschitz(net[0], centralize(mask=conv_kernels))(*net[1:], key=key)
     assert found.gradient_norm_gc == pytest.approx(found.gradient_norm, rel=1e-5)
@@ -144,7 +144,7 @@ def test_without_gc_both_sides_are_equal(key):
     assert found.hessian_norm_gc == found.hessian_norm
 
 
-def test_one_kernel_alone_has_its_own_block_of_the_hessian(key):
+def test_the_hessian_of_one_kernel_is_its_own_block(key):
     loss, params, rest, batch = make()
 
     def loss_of_kernel(kernel, params, rest, batch):
@@ -181,7 +181,7 @@ def test_the_product_is_compiled_once_for_all_checkpoints_and_seeds():
     assert len(found) == 3
 
 
-def test_bounds_come_from_below(key, x64):
+def test_the_estimates_converge_from_below(key, x64):
     args = quadratic_params(), hessian_of(SPECTRA["close"]), np.zeros(SIZE)
     bounds = []
     for iterations in (1, 3, 5):
@@ -196,14 +196,14 @@ def test_bounds_come_from_below(key, x64):
     assert bounds[-1] < 1
 
 
-def test_an_iteration_is_the_least(key):
+def test_at_least_one_iteration_is_needed(key):
     with pytest.raises(ValueError, match="iterations must be at least 1, not 0"):
         make_lipschitz(quadratic, centralize(), iterations=0)
 
 
 @pytest.mark.parametrize("where", ["gradient", "hessian"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_an_error(where, value, key):
+def test_numbers_that_are_not_finite_are_an_error(where, value, key):
     hessian, slope = np.eye(SIZE, dtype="f"), np.ones(SIZE, "f")
     if where == "gradient":
         slope[0] = value

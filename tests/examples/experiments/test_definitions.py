@@ -1,4 +1,4 @@
-"""The experiments are the paper's: their settings, their figures, their arms."""
+"""The experiments have the paper's settings, figures and arms."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ COLUMNS = [
         ("table4", (86.62, 88.66, 76.16, 82.07), (87.77, 90.03, 78.23, 83.40)),
     ],
 )
-def test_the_papers_figures_stand_at_their_columns(name, without, with_gc):
+def test_each_column_has_the_numbers_of_the_paper(name, without, with_gc):
     columns = EXPERIMENTS[name].columns["paper"]
     assert tuple(column.paper[0] for column in columns) == without
     assert tuple(column.paper[1] for column in columns) == with_gc
@@ -47,7 +47,7 @@ def test_the_papers_figures_stand_at_their_columns(name, without, with_gc):
         ("figure5", "resnet50", "mini_imagenet", 100, "conv+fc"),
     ],
 )
-def test_the_papers_settings(name, model, dataset, epochs, arm):
+def test_columns_have_the_settings_of_the_paper(name, model, dataset, epochs, arm):
     column = EXPERIMENTS[name].columns["paper"][-1]
     assert (column.config.model, column.config.dataset, column.config.epochs) == (
         model,
@@ -73,7 +73,7 @@ def test_arms_differ_only_in_gc(column):
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_a_grid_sees_neither_gc_nor_test_images_nor_reported_seeds(column):
+def test_a_grid_uses_neither_gc_nor_test_images_nor_reported_seeds(column):
     grid = list(column.grid_configs())
     assert len(grid) == len(column.rates) * len(column.decays) * len(GRID_SEEDS)
     for config in grid:
@@ -87,7 +87,7 @@ SMALL = {
     tuple(getattr(column.config, name) for name in SHAPES): column.config
     for experiment in EXPERIMENTS.values()
     for column in experiment.columns["cpu"]
-    if column.config.width  # the others are not trained
+    if column.config.width  # because the others are not trained
 }
 
 
@@ -127,7 +127,7 @@ def test_the_last_layers_rate_follows_the_grid():
 
 
 def test_the_small_run_of_the_readme_stays_as_it_is():
-    """Rates and images vary it."""
+    """The experiments rates and images vary it."""
     config = PRESETS["mnist5k"][1]
     gn = next(c for c in EXPERIMENTS["rates"].columns["cpu"] if c.name == "GN 0.1").config
     assert dataclasses.replace(gn, evaluate_every=1) == config
@@ -141,6 +141,6 @@ def test_the_small_run_of_the_readme_stays_as_it_is():
         ("table1", "gpu", '--scale must be "paper" or "cpu"'),
     ],
 )
-def test_what_is_not_there_is_an_error_that_says_what_is(name, scale, message):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name, scale, message):
     with pytest.raises(ValueError, match=message):
         find(name, scale)

@@ -1,4 +1,4 @@
-"""The figures, drawn from results that are made up: no net is trained."""
+"""The figures are drawn from made-up results. No net is trained."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ LEGENDS = {
 
 
 def add(results: Path, name: str, scale: Scale = "cpu", *, seeds=99, without=(), diverged=()):
-    """Makes up the results of a figure: of some seeds, not of all columns; the first may diverge."""
+    """Makes up the results of a figure, for some seeds and columns. The first seeds may diverge."""
     experiment = FIGURES[name].experiment
     store = Store(results_path(results, experiment, scale))
     store.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def add(results: Path, name: str, scale: Scale = "cpu", *, seeds=99, without=(),
 
 
 def result(column: Column, config: Config) -> Record:
-    """Makes up a result with the keys of a true one."""
+    """Makes up a result with the keys of a real one."""
     rng = np.random.default_rng(zlib.crc32(str(config).encode()))
     gain = 2.0 * (config.gc != "off")
     if column.observe in ("start", "weights"):
@@ -95,7 +95,7 @@ def result(column: Column, config: Config) -> Record:
 
 @pytest.fixture
 def made(monkeypatch) -> list[Figure]:
-    """Gives the figures that are drawn."""
+    """Returns a list of the figures that are drawn."""
     kept: list[Figure] = []
     finish = figures._finish
     monkeypatch.setattr(figures, "_finish", lambda *args: kept.append(finish(*args)) or kept[-1])
@@ -108,7 +108,7 @@ def caption(figure: Figure) -> str:
 
 @pytest.mark.parametrize("seeds", [1, 99])
 @pytest.mark.parametrize("name", FIGURES)
-def test_it_is_a_small_png_in_the_colors_of_all_figures(tmp_path, made, name, seeds):
+def test_a_figure_is_a_small_png_in_the_colors_of_all_figures(tmp_path, made, name, seeds):
     add(tmp_path, name, seeds=seeds)
     path = draw(name, "cpu", tmp_path / "out", results=tmp_path)
     assert isinstance(path, Path)
@@ -128,21 +128,21 @@ def test_it_is_a_small_png_in_the_colors_of_all_figures(tmp_path, made, name, se
 
 
 @pytest.mark.parametrize("name", ["figure3", "figure4", "curvature", "figure5", "figure7"])
-def test_it_draws_the_scale_of_the_paper(tmp_path, name):
+def test_a_figure_can_be_drawn_at_the_scale_of_the_paper(tmp_path, name):
     add(tmp_path, name, "paper", seeds=2)
     path = draw(name, "paper", tmp_path / "out", results=tmp_path)
     assert isinstance(path, Path)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_without_results_it_names_the_command(tmp_path, name):
+def test_without_results_the_command_that_makes_them_is_named(tmp_path, name):
     experiment = FIGURES[name].experiment
     said = draw(name, "cpu", tmp_path / "out", results=tmp_path)
     assert str(said).endswith(f"python -m examples.experiments.run {experiment} --scale cpu")
     assert not (tmp_path / "out").exists()
 
 
-def test_columns_without_a_seed_and_seeds_that_diverged_are_told(tmp_path, made):
+def test_columns_without_a_seed_and_seeds_that_diverged_are_listed(tmp_path, made):
     add(tmp_path, "figure7", seeds=2, without=["MNIST"], diverged=["digits"])
     add(tmp_path, "rates", seeds=7, without=["BN 1"], diverged=["GN 1"])
     for name in ("figure7", "rates"):
@@ -158,7 +158,7 @@ def test_columns_without_a_seed_and_seeds_that_diverged_are_told(tmp_path, made)
     assert caption(rates).endswith("GN 1 without GC 1.")
 
 
-def test_where_all_diverged_it_is_told_as_well(tmp_path):
+def test_it_is_reported_if_all_seeds_diverged(tmp_path):
     add(tmp_path, "figure6", seeds=1, diverged=["R50GN"])
     said = draw("figure6", "cpu", tmp_path / "out", results=tmp_path)
     assert "Diverged" in str(said)
@@ -193,7 +193,7 @@ def test_curves_are_means_with_one_standard_deviation(tmp_path, made):
     assert edges.max() == pytest.approx((errors.mean(0) + errors.std(0, ddof=1)).max())
 
 
-def test_intervals_are_of_the_paired_difference(tmp_path, made):
+def test_intervals_are_those_of_the_paired_difference(tmp_path, made):
     add(tmp_path, "images", seeds=3)
     draw("images", "cpu", tmp_path / "out", results=tmp_path)
     store = Store(results_path(tmp_path, "images", "cpu"))
@@ -210,13 +210,13 @@ def test_intervals_are_of_the_paired_difference(tmp_path, made):
     assert (high - low) / 2 == pytest.approx(4.3027 * difference.std(ddof=1) / 3**0.5, rel=1e-4)
 
 
-def test_spectral_norms_that_did_not_converge_are_told(tmp_path, made):
+def test_spectral_norms_that_did_not_converge_are_counted(tmp_path, made):
     add(tmp_path, "curvature", seeds=1)
     draw("curvature", "cpu", tmp_path / "out", results=tmp_path)
     assert "1 of 22 pairs of spectral norms are lower bounds." in caption(made[0])
 
 
-def test_a_damaged_file_is_named_and_the_picture_of_before_kept(tmp_path):
+def test_a_damaged_file_is_named_and_the_old_picture_is_kept(tmp_path):
     add(tmp_path, "images")
     out = tmp_path / "out"
     path = draw("images", "cpu", out, results=tmp_path)
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_named_and_the_picture_of_before_kept(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_result_that_lacks_what_is_shown_is_named(tmp_path):
+def test_a_result_without_a_value_that_is_shown_is_named(tmp_path):
     column = EXPERIMENTS["curvature"].columns["cpu"][0]
     add(tmp_path, "curvature", without=[column.name])
     for config in column.configs(column.config.learning_rate, column.config.weight_decay):
@@ -239,7 +239,7 @@ def test_a_result_that_lacks_what_is_shown_is_named(tmp_path):
         draw("curvature", "cpu", tmp_path / "out", results=tmp_path)
 
 
-def test_nothing_half_written_stays(tmp_path, monkeypatch):
+def test_no_half_written_picture_is_left(tmp_path, monkeypatch):
     def fail(self, path, **kwargs):
         path.write_bytes(b"half")
         raise OSError("the disk is full")
@@ -251,7 +251,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     assert not [*(tmp_path / "out").iterdir()]
 
 
-def test_unknown_figures_are_told_with_the_known():
+def test_the_error_for_an_unknown_figure_lists_the_known_ones():
     with pytest.raises(ValueError, match="no figure 'figure8' at --scale cpu; there are figure3, "):
         Arguments(("figure8",))
     with pytest.raises(ValueError, match="no figure 'rates' at --scale paper; there are figure3, "):
@@ -261,7 +261,7 @@ def test_unknown_figures_are_told_with_the_known():
 
 def test_the_program_trains_nothing_and_needs_no_device(tmp_path):
     add(tmp_path, "figure5", seeds=2)
-    # The backend does not exist: whatever asks for a device fails.
+    # The backend does not exist, so everything that needs a device fails.
     program = f"""
 import sys, pathlib
 from examples.experiments import figures

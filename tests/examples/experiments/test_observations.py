@@ -1,4 +1,4 @@
-"""What is measured along a run, beside what the run itself says."""
+"""The measurements along a run agree with the run itself."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def test_weights_before_and_after_are_those_of_the_convolutions_from_shallow_to_
     assert np.abs(moved).mean() > 0.05
 
 
-def test_with_gc_the_means_stay_where_they_began(tasks):
+def test_with_gc_the_means_keep_their_initial_values(tasks):
     """eᵀw is a constant during training (Section 4.1)."""
     task = tasks["conv+fc"]
     seen = observations.weights(task)
@@ -57,7 +57,7 @@ def test_with_gc_the_means_stay_where_they_began(tasks):
 
 
 @pytest.mark.parametrize("gc", ["off", "conv+fc"])
-def test_gradients_of_both_layers_at_each_step(gc, tasks):
+def test_gradients_of_both_layers_are_measured_at_each_step(gc, tasks):
     seen = observations.gradients(tasks[gc])
     assert len(seen) == 9
     assert all(len(values) == STEPS for values in seen.values())
@@ -73,7 +73,7 @@ def test_both_arms_begin_with_the_same_gradient(tasks):
     assert first[0] == pytest.approx(first[1], rel=1e-3)
 
 
-def test_both_sides_of_proposition_4_2_along_the_run(tasks, monkeypatch):
+def test_both_sides_of_proposition_4_2_are_measured_along_the_run(tasks, monkeypatch):
     monkeypatch.setattr(observations, "_CHECKPOINTS", 2)
     monkeypatch.setattr(observations, "_ITERATIONS", 10)
     task = tasks["off"]
@@ -86,7 +86,7 @@ def test_both_sides_of_proposition_4_2_along_the_run(tasks, monkeypatch):
         assert (with_gc > 0).all()
 
 
-def test_a_run_that_diverges_says_so(trainer):
+def test_a_run_that_diverges_is_an_error(trainer):
     config = dataclasses.replace(CONFIG, gc="off", learning_rate=1e30)
     with pytest.raises(DivergedError, match="the loss is"):
         observations.gradients(trainer.prepare(config, diagnose=True))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_result_is_of_a_run_that_is_defined_now(name):
-    """No result is left of a setting that was given up, or of a learning rate that is not chosen."""
+    """No result is left of a setting that no longer exists, or of a rate that is not chosen."""
     store = Store(results_path(RESULTS, name, "cpu"))
     defined = 0
     for column in EXPERIMENTS[name].columns["cpu"]:

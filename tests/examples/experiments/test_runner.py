@@ -1,4 +1,4 @@
-"""The runner: which runs it makes, in which order, and how it stops and continues."""
+"""The runner makes the right runs in the right order, and can stop and continue."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ TUNED = Column(
 
 @pytest.fixture(scope="module")
 def trainer():
-    """One trainer for all tests: what they compile is shared."""
+    """One trainer for all tests, so that they share what they compile."""
     return Trainer(make_mesh(1))
 
 
@@ -56,7 +56,7 @@ class Folder:
         self.results, self.work, self.trainer = path / "results", path / "work", trainer
 
     def make(self, starts=None, **experiments):
-        """Makes the missing runs; returns what was shown on the way."""
+        """Makes the missing runs, and returns what was shown meanwhile."""
         shown = []
         plan = Plan("cpu", experiments, {"classifier": self.trainer}, starts or {})
         make_runs(
@@ -77,7 +77,7 @@ def folder(tmp_path, trainer):
 
 
 class Recorder:
-    """A trainer that notes what it is asked for, and may stop at a run."""
+    """A trainer that records what it prepares, and may stop at a run."""
 
     config_type = Trainer.config_type
 
@@ -91,7 +91,7 @@ class Recorder:
         return self.trainer.prepare(config, diagnose=diagnose)
 
 
-def test_it_makes_grid_and_arms_once_and_shows_how_far_it_is(folder):
+def test_the_runner_makes_grid_and_arms_once_and_shows_its_progress(folder):
     shown = folder.make(toy=TOY)
     seen = folder.lines()
     assert [line["config"]["validation"] for line in seen] == [500] * 4 + [0] * 6
@@ -135,7 +135,7 @@ def metrics(line):
     return {k: line[k] for k in ("config", "train_loss", "test_accuracy", "curves")}
 
 
-def test_stopped_and_started_again_it_ends_with_the_same_results(folder, trainer):
+def test_a_stopped_runner_ends_with_the_same_results_when_started_again(folder, trainer):
     fewer = Experiment("A toy", {"cpu": (dataclasses.replace(COLUMN, seeds=1),)})
     folder.make(toy=fewer)
     whole = [metrics(line) for line in folder.lines()]
@@ -149,7 +149,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_results(folder, trainer
     assert [metrics(line) for line in folder.lines()] == whole
 
 
-def test_arms_of_a_seed_start_alike(folder):
+def test_all_arms_of_a_seed_start_from_the_same_weights(folder):
     one_step = dataclasses.replace(TINY, epochs=1, evaluate_every=1, train_images=48)
     column = Column("toy", one_step, arms=("off", "conv+fc"), seeds=1)
     folder.make(toy=Experiment("A toy", {"cpu": (column,)}))
@@ -167,7 +167,7 @@ def test_a_run_that_diverges_is_a_result(folder):
     assert gather(column, Store(folder.path())).diverged["conv+fc"] == 1
 
 
-def test_the_nets_to_start_from_are_made_first_and_again_where_they_are_gone(folder):
+def test_the_nets_to_start_from_are_made_first_and_again_if_they_are_missing(folder):
     experiments = {
         "sources": Experiment("Nets", {"cpu": (SOURCE,)}),
         "tuned": Experiment("Tuned", {"cpu": (TUNED,)}),
@@ -214,7 +214,7 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, 
     assert re.search(message, " ".join(text.split()))
 
 
-def test_runs_of_code_that_no_commit_has_are_refused(tmp_path, monkeypatch):
+def test_runs_of_uncommitted_code_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("examples.training.provenance.commit", lambda: "0123-dirty")
     monkeypatch.setattr(sys, "argv", ["run", "table1"])

@@ -1,4 +1,4 @@
-"""What paired seeds can tell, beside SciPy's own tests."""
+"""The statistics of paired seeds agree with SciPy's own tests."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_the_interval_excludes_0_where_the_test_rejects_at_5_percent(shift, sign
     assert (seen.p_value < 0.05) == bool(sign)
 
 
-def test_one_seed_tells_nothing():
+def test_one_seed_shows_no_difference():
     seen = paired_difference(np.array([81.0]), np.array([80.0]))
     assert seen.mean == 1.0
     assert np.isnan(seen.half_width)
@@ -41,7 +41,7 @@ def test_arms_that_are_the_same_do_not_differ():
     assert (seen.mean, seen.half_width, seen.p_value, seen.sign) == (0.0, 0.0, 1.0, 0)
 
 
-def test_an_interval_contains_the_mean_19_times_of_20():
+def test_an_interval_contains_the_mean_19_times_out_of_20():
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 1, (2000, 5))
     held = np.mean([abs(sample.mean()) <= half_width(sample) for sample in samples])

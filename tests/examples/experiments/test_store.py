@@ -42,7 +42,7 @@ def test_a_result_is_found_again_by_its_config(store):
         assert seen.get(dataclasses.replace(CONFIG, seed=1)) is None
 
 
-def test_a_setting_that_came_later_has_its_default_in_older_results(store):
+def test_a_newer_setting_has_its_default_in_older_results(store):
     store.add(CONFIG, {"test_accuracy": 1.5, "seconds": 1.0})
     line = json.loads(store.path.read_text())
     del line["config"]["pad"]
@@ -71,7 +71,7 @@ def test_a_damaged_line_is_named(store, damage):
         Store(store.path)
 
 
-def test_a_full_disk_leaves_the_lines_before(store, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_lines(store, monkeypatch):
     store.add(CONFIG, {"test_accuracy": 1.5, "seconds": 1.0})
     before = store.path.read_bytes()
 
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_lines_before(store, monkeypatch):
     assert store.get(other) is None
 
 
-def test_a_number_that_json_does_not_have_is_no_result(store):
+def test_a_number_that_json_does_not_have_is_refused(store):
     with pytest.raises(ValueError, match="JSON"):
         store.add(CONFIG, {"test_accuracy": float("nan"), "seconds": 1.0})
     assert store.path.read_bytes() == b""
@@ -108,7 +108,7 @@ def test_the_grid_chooses_when_it_is_done(store):
     assert choose(COLUMN, store) == (0.3, 1e-3)
 
 
-def test_of_equals_the_lower_rate_is_chosen_and_never_one_that_diverged(store):
+def test_the_lower_of_equal_rates_is_chosen_and_never_one_that_diverged(store):
     for config in COLUMN.grid_configs():
         diverged = config.learning_rate == 0.1 and config.weight_decay == 1e-4
         store.add(
@@ -139,7 +139,7 @@ def test_seeds_are_paired_and_a_seed_that_lacks_an_arm_is_left_out(store):
 
 
 def test_results_of_another_rate_are_not_reported(store):
-    """Those of an earlier choice stay in the file and count for nothing."""
+    """Results of an earlier choice stay in the file, but are not used."""
     fill_grid(store, (0.3, 1e-4))
     for config in COLUMN.configs(0.1, 1e-4):
         store.add(config, {"test_accuracy": 99.0, "seconds": 1.0})
@@ -177,7 +177,7 @@ def test_two_results_of_one_run_are_an_error(store):
 
 
 def test_a_result_without_its_metric_is_not_a_diverged_run(store):
-    """It would change which learning rate is chosen."""
+    """Otherwise it would change which learning rate is chosen."""
     for config in COLUMN.grid_configs():
         store.add(config, {"seconds": 1.0})
     with pytest.raises(

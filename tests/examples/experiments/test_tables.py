@@ -15,7 +15,7 @@ from examples.experiments.store import ResultsError, Store
 
 CONFIG = PRESETS["digits"][1]
 OFF = np.array([80.0, 81.0, 82.0, 83.0])
-# What GC gains in each column.
+# The gain by GC in each column.
 GAINS = {
     "up": np.array([1.0, 1.1, 0.9, 1.0]),
     "even": np.array([1.0, -1.0, 0.5, -0.5]),
@@ -52,7 +52,7 @@ def rows(results, experiment=TOY):
     return {row[0].strip(): [*row[1:]] for row in zip(*columns, strict=True)}
 
 
-def test_the_paper_beside_ours_with_spread_interval_and_p_value(results):
+def test_the_paper_is_shown_next_to_ours_with_spread_interval_and_p_value(results):
     fill(results)
     seen = rows(results)
     assert seen["accuracy, %"] == ["up", "even", "down"]
@@ -68,7 +68,7 @@ def test_the_paper_beside_ours_with_spread_interval_and_p_value(results):
     assert seen["seeds"] == ["4 of 4"] * 3
 
 
-def test_it_says_where_gc_helped_did_nothing_and_hurt(results):
+def test_a_sentence_names_where_gc_helped_did_nothing_and_hurt(results):
     fill(results)
     assert list(tables.describe_verdicts(TOY, "cpu", results)) == [
         "GC: helped: up; no difference that these seeds can show: even; hurt: down."
@@ -76,7 +76,7 @@ def test_it_says_where_gc_helped_did_nothing_and_hurt(results):
     assert tables.sum_seconds(TOY, "cpu", results) == 3 * 8 * 2.0
 
 
-def test_an_error_that_falls_is_help(results):
+def test_an_error_that_falls_counts_as_help(results):
     experiment = dataclasses.replace(TOY, metrics=(ERROR,))
     fill(results)
     seen = rows(results, experiment)
@@ -98,7 +98,7 @@ def test_an_experiment_with_two_metrics_has_two_tables(results):
     assert "36.00 ± 0.00" in masks.columns[1].cells
 
 
-def test_seeds_that_are_not_done_are_told(results):
+def test_seeds_that_are_not_done_are_counted(results):
     fill(results, COLUMNS[:1], skip={("up", 3, "conv+fc")})
     seen = rows(results)
     assert seen["seeds"] == ["3 of 4", "0 of 4", "0 of 4"]
@@ -107,7 +107,7 @@ def test_seeds_that_are_not_done_are_told(results):
     assert list(tables.describe_verdicts(TOY, "cpu", results)) == ["GC: helped: up."]
 
 
-def test_runs_that_diverged_are_told(results):
+def test_runs_that_diverged_are_counted(results):
     for config in COLUMNS[0].configs(CONFIG.learning_rate, CONFIG.weight_decay):
         lost = config.gc == "off" and config.seed < 2
         metrics = dict.fromkeys(ACCURACIES, 80.0)
@@ -116,12 +116,12 @@ def test_runs_that_diverged_are_told(results):
     assert rows(results)["seeds"][0] == "2 of 4; w/o GC: 2 diverged"
 
 
-def test_nothing_is_known_of_a_table_without_results(results):
+def test_a_table_without_results_shows_no_verdict(results):
     assert rows(results)["seeds"] == ["0 of 4"] * 3
     assert list(tables.describe_verdicts(TOY, "cpu", results)) == ["GC: no result yet."]
 
 
-def test_many_columns_are_laid_out_in_tables_of_like_width(results):
+def test_many_columns_are_split_into_tables_of_similar_width(results):
     columns = tuple(Column(str(i), dataclasses.replace(CONFIG, width=i + 1)) for i in range(10))
     experiment = Experiment("A toy", {"cpu": columns})
     made = list(tables.make_tables(experiment, "toy", "cpu", results))
@@ -142,7 +142,7 @@ def test_unknown_tables_are_an_error(arguments, message):
     assert re.search(message, " ".join((done.stdout + done.stderr).split()))
 
 
-def test_a_damaged_file_stops_it(results):
+def test_a_damaged_file_stops_the_program(results):
     results.path.write_text("{")
     with pytest.raises(ResultsError, match="line 1"):
         Store(results.path)

@@ -81,7 +81,7 @@ def check_message(error: BaseException) -> str:
 
 
 class TooSlowError(BaseException):
-    """It is no Exception, so no reader can take it for a broken file."""
+    """A limit was exceeded. It is not an Exception, so readers cannot take it for a broken file."""
 
 
 @contextlib.contextmanager

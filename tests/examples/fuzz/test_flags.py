@@ -1,4 +1,4 @@
-"""Any text for any flag is the command, or one error that is no traceback."""
+"""Any text for any flag leads to a command or to one error without a traceback."""
 
 import contextlib
 import dataclasses

@@ -80,7 +80,7 @@ def test_a_broken_file_is_one_error_or_data_that_fit(data_set, data):
 
 
 @pytest.mark.parametrize("put", [lambda path: None, os.mkfifo, os.mkdir])
-def test_a_file_that_is_missing_or_is_no_file_is_one_error_or_not_needed(data_set, put):
+def test_a_path_that_is_not_a_file_is_one_error_or_not_needed(data_set, put):
     name, folder, lists, files = data_set
     for path in {*lists[:6], *files[:3], *files[-3:]}:
         away = path.with_name(path.name + ".away")

@@ -1,4 +1,4 @@
-"""Whatever happens to the folder of a run, it is refused or the run goes on as before."""
+"""If anything happens to the folder of a run, it is refused or the run continues as before."""
 
 import contextlib
 import dataclasses
@@ -93,9 +93,7 @@ def lines_in(folder):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @hypothesis.given(data=st.data())
 @search(percent=40)
-def test_a_folder_that_anything_happened_to_is_refused_or_goes_on_the_same(
-    run, data, tmp_path_factory
-):
+def test_a_damaged_folder_is_refused_or_continues_the_same(run, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("copy") / "run"
     shutil.copytree(run.folder, folder)
     name = data.draw(st.sampled_from(run.files))

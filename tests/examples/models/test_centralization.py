@@ -1,4 +1,4 @@
-"""Gradient centralization of every net: each kernel over its inputs, nothing else."""
+"""In every net, GC centralizes each kernel over its inputs, and nothing else."""
 
 import jax
 import numpy as np

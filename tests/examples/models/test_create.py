@@ -1,4 +1,4 @@
-"""What `create` makes: sizes, errors, modes, precision, shardings."""
+"""The nets that `create` makes have the right sizes, modes, precision, shardings and errors."""
 
 import functools
 import math
@@ -57,7 +57,7 @@ def parameters(model):
     return sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def test_list_of_nets_is_complete():
+def test_the_list_of_nets_is_complete():
     assert {(name, stem) for name in models.NAMES for stem in models.forms(name)} == set(PARAMETERS)
 
 
@@ -103,13 +103,13 @@ def test_width_scales_every_layer(name, stem, full):
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "vgg11"])
-def test_narrow_nets_give_logits(name):
+def test_narrow_nets_return_logits(name):
     make = functools.partial(models.create, name, num_classes=10, width=4)
     logits = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))(jnp.zeros((1, 32, 32, 3))))
     assert logits.shape == (1, 10)
 
 
-def test_small_grey_images():
+def test_nets_accept_small_grey_images():
     model = small("resnet8", norm="gn", in_channels=1, rngs=nnx.Rngs(0))
     logits = nnx.jit(lambda model, x: model(x))(model, jnp.ones((2, 14, 14, 1)))
     assert logits.shape == (2, 10)
@@ -153,7 +153,7 @@ def test_unknown_name_lists_the_nearest_first():
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         small("resnet8", **{"rngs": nnx.Rngs(0), **options})
 
@@ -173,16 +173,16 @@ def test_net_without_its_last_layer_has_the_same_features():
 
 def test_epsilon_is_added_to_the_variance():
     net = small("resnet8", num_classes=None, frozen_bn=True, norm_epsilon=3.0, rngs=nnx.Rngs(0))
-    # The stored variance is 1 and the mean 0, so the norm halves its inputs.
+    # The stored variance is 1 and the stored mean is 0, so the norm halves its inputs.
     np.testing.assert_allclose(net.norm1(jnp.full((1, 1, 1, 8), 6.0)), 3.0)
 
 
-def test_images_too_small_for_the_net():
+def test_images_that_are_too_small_for_the_net_are_refused():
     with pytest.raises(ValueError, match="too small"):
         nnx.eval_shape(lambda: small("vgg11", rngs=nnx.Rngs(0))(jnp.ones((1, 14, 14, 3))))
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     model = nnx.jit(lambda: models.create("vgg11", num_classes=10, width=2, rngs=nnx.Rngs(0)))()
     last = jax.random.normal(jax.random.key(0), (1, 2, 2, 16))
     assert (model.head(last) != model.head(last)).any()
@@ -203,7 +203,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(options):
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
-def test_one_trace_a_mode(norm):
+def test_each_mode_is_traced_once(norm):
     traces = 0
 
     @nnx.jit
@@ -253,5 +253,5 @@ def test_shardings_change_no_number(block, cardinality):
         assert kernel.sharding.is_fully_replicated == (spec == P())
         found = forward(placed, images)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            # Other sums round otherwise, and a ReLU that flips moves a gradient.
+            # Sums in another order round differently, and a ReLU that switches changes a gradient.
             assert np.linalg.norm(np.ravel(a - b)) < 1e-3 * np.linalg.norm(np.ravel(b)) + 1e-6

@@ -1,4 +1,4 @@
-"""The layers that Flax does not have, each on its own."""
+"""The layers that Flax does not have work one by one."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def test_ws_needs_two_weights_a_neuron():
     ("features", "groups"),
     [(64, 32), (96, 32), (2048, 32), (32, 16), (16, 8), (8, 4), (24, 8), (4, 2), (2, 1), (7, 1)],
 )
-def test_group_count(features, groups):
+def test_the_number_of_groups_depends_on_the_channels(features, groups):
     assert layers.num_groups(features) == groups
     assert layers.group_norm(features, rngs=nnx.Rngs(0)).num_groups == groups
 
@@ -76,7 +76,7 @@ def test_groups_divide_the_channels_and_hold_two_at_least():
         assert features // layers.num_groups(features) >= 2
 
 
-def test_group_norm_net_knows_no_batch():
+def test_a_net_with_group_norm_does_not_depend_on_the_batch():
     model = models.create(
         "resnet8", num_classes=10, stem="cifar", norm="gn", width=8, rngs=nnx.Rngs(0)
     )
@@ -119,7 +119,7 @@ def test_max_pool_pads_with_nothing():
 
 
 @pytest.mark.parametrize("size", [(7, 7), (2, 3), (10, 14)])
-def test_adaptive_bins_are_pytorchs(size):
+def test_adaptive_bins_are_those_of_pytorch(size):
     x = np.asarray(normal(0, (2, *size, 3)))
     expected = np.empty((2, 7, 7, 3))
     for i in range(7):

@@ -16,10 +16,10 @@ def test_every_form_has_a_line(capsys, monkeypatch):
     assert "cifar     32x32         100    1,234,567    8.50" in lines[0]
 
 
-def test_flops_are_two_a_multiply_add():
+def test_a_multiply_add_counts_as_two_flops():
     parameters, flops = program.count("vgg11", "cifar")
     assert parameters == 9_277_284
-    # The convolutions without what falls on padding, then norms and pools.
+    # These are the convolutions without the work on padding, and then norms and pools.
     sizes = ((32, 3, 64), (16, 64, 128), (8, 128, 256), (8, 256, 256), (4, 256, 512))
     sizes += ((4, 512, 512), (2, 512, 512), (2, 512, 512))
     exact = sum(2 * (3 * size - 2) ** 2 * inputs * outputs for size, inputs, outputs in sizes)

@@ -1,4 +1,4 @@
-"""Loading PyTorch's weights: what fits, what does not, and what files may hold."""
+"""PyTorch's weights are loaded if they fit, and are refused otherwise."""
 
 import functools
 import sys
@@ -23,7 +23,7 @@ loadable = (nnx.Param, nnx.BatchStat)
 
 
 def state_of(model, value=0.5) -> dict[str, Any]:
-    """Constant weights under every key of a net."""
+    """Returns constant weights for every key of a net."""
     return {
         pretrained._torch_key(model, path): np.full(
             pretrained._torch_layout(x.shape), value, np.float32
@@ -41,7 +41,7 @@ def leaves(model):
     return [np.array(x) for x in jax.tree.leaves(nnx.state(model, loadable))]
 
 
-def test_layouts_and_dtypes(model):
+def test_weights_get_the_layouts_and_dtypes_of_the_model(model):
     state = state_of(model)
     state["conv1.weight"] = np.arange(8 * 3 * 9, dtype=np.float64).reshape(8, 3, 3, 3)
     state["linear.weight"] = np.arange(320, dtype=np.float16).reshape(10, 32)
@@ -86,7 +86,7 @@ def test_all_that_does_not_fit_is_in_one_error_and_nothing_is_loaded(model):
         np.testing.assert_array_equal(a, b)
 
 
-def test_state_of_another_net(model):
+def test_the_weights_of_another_net_are_refused(model):
     other = models.create("resnet20", num_classes=10, stem="cifar", width=8, rngs=nnx.Rngs(0))
     with pytest.raises(WeightsError, match=r"unexpected: layer1\.1\.bn1\.bias, "):
         pretrained.load_torch_state(model, state_of(other))
@@ -116,7 +116,7 @@ def test_old_densenet_files_put_a_dot_before_the_number():
         assert pretrained._modern(key) == key
 
 
-def test_safetensors_file(model, tmp_path):
+def test_a_safetensors_file_is_loaded(model, tmp_path):
     save_file(state_of(model), tmp_path / "net.safetensors")
     pretrained.load_file(model, tmp_path / "net.safetensors")
     assert all((x == 0.5).all() for x in leaves(model))
@@ -134,7 +134,7 @@ def test_a_safetensors_file_cut_short_is_named(model, tmp_path):
 
 
 class Tensor:
-    """What the reader asks of a PyTorch tensor."""
+    """The part of a PyTorch tensor that the reader uses."""
 
     layout, dtype, is_quantized = "strided", "float32", False
 
@@ -147,7 +147,7 @@ class Tensor:
 
 @pytest.fixture
 def torch_file(monkeypatch):
-    """A stand-in for PyTorch, so that its call is seen; what it is asked to load comes back."""
+    """Replaces PyTorch, records how it is called, and returns what it should load."""
     torch = types.ModuleType("torch")
     torch.__dict__.update(Tensor=Tensor, calls=[], strided="strided", bfloat16="bfloat16")
 
@@ -181,7 +181,7 @@ def test_pth_file_is_read_as_weights_only(torch_file, path):
         ([1], "expected tensors by name, found a list"),
     ],
 )
-def test_pth_file_of_something_else(torch_file, path, content, message):
+def test_a_pth_file_of_something_else_is_refused(torch_file, path, content, message):
     torch_file["content"] = content
     with pytest.raises(WeightsError, match=message):
         pretrained.read_file(path)
@@ -241,7 +241,7 @@ def test_negative_variances_are_refused(model):
         pretrained.load_torch_state(model, state)
 
 
-def test_weights_in_bfloat16_are_welcome(model, tmp_path):
+def test_weights_in_bfloat16_are_accepted(model, tmp_path):
     half = {k: v.astype(jnp.bfloat16) for k, v in state_of(model).items()}
     save_file(half, tmp_path / "net.safetensors")
     pretrained.load_file(model, tmp_path / "net.safetensors")

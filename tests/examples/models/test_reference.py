@@ -1,4 +1,4 @@
-"""Every family against PyTorch: logits, stages, running statistics, gradients."""
+"""Every kind of net equals PyTorch's in logits, stages, running statistics and gradients."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ NETS = json.loads((DATA / "index.json").read_text())["nets"]
 
 
 def draw(key, shape, kind, multiplier=1.0):
-    """One torch tensor, from its name alone."""
+    """Makes one array of PyTorch. Its name is the seed."""
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
     if kind in ("conv_weight", "linear_weight"):
         values = rng.standard_normal(shape) * (0.8 * math.sqrt(2 / math.prod(shape[1:])))
@@ -36,7 +36,7 @@ def draw(key, shape, kind, multiplier=1.0):
 
 
 def load(name):
-    """A net with its weights drawn anew, its images (NHWC) and PyTorch's results."""
+    """Returns a net with its weights made again, its images (NHWC) and PyTorch's results."""
     net = NETS[name]
     state = {entry[0]: draw(*entry) for entry in net["keys"]}
     digest = hashlib.sha256()
@@ -79,12 +79,12 @@ def forward_and_gradients(model, images):
 
 
 def assert_close(actual, expected, tolerance=1e-4):
-    """Equal to within the tolerance of the largest value."""
+    """Checks that two arrays are equal, with a tolerance relative to the largest value."""
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_net_equals_pytorch(name):
+def test_every_net_equals_pytorchs(name):
     net = NETS[name]
     model, state, images, expected = load(name)
     modes = [mode for mode in ("eval", "train") if f"{mode}/logits" in expected]
@@ -108,7 +108,7 @@ def test_net_equals_pytorch(name):
     for key, n in net["values_per_channel"].items():
         mean, var = f"{key}.running_mean", f"{key}.running_var"
         assert_close(statistics[mean], expected[f"after_train/{mean}"])
-        # PyTorch adds a tenth of the unbiased variance, Flax of the biased one.
+        # PyTorch adds a tenth of the unbiased variance, and Flax a tenth of the biased one.
         added = expected[f"after_train/{var}"] - 0.9 * state[var]
         assert_close(statistics[var], 0.9 * state[var] + added * (n - 1) / n)
 
@@ -119,7 +119,7 @@ def check_gradients(model, gradients, keys, expected):
     assert found.keys() == set(keys)
     norms = np.array([np.linalg.norm(found[key].ravel()) for key in keys])
     sums = np.array([found[key].sum(dtype=np.float64) for key in keys])
-    # A bias before a batch norm has no gradient but rounding: hence the floor.
+    # The gradient of a bias before a batch norm is only rounding, so there is a lowest tolerance.
     floor = 1e-5 * expected["train/grad_l2"].max()
     np.testing.assert_allclose(norms, expected["train/grad_l2"], rtol=1e-3, atol=floor)
     sizes = np.sqrt([found[key].size for key in keys])

@@ -1,4 +1,4 @@
-"""What is saved is what is restored, whatever happens meanwhile and to the disk."""
+"""A checkpoint restores exactly what was saved, or is refused."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def make_state(value=1.0, mesh=None):
 
 
 def test_a_save_holds_the_state_and_the_place_of_its_moment(tmp_path):
-    """Training goes on while it is written, in the same buffers."""
+    """While it is written, training continues in the same buffers."""
     step = jax.jit(lambda state: jax.tree.map(lambda x: x * 2, state), donate_argnums=0)
     batches = data(5)
     params = make_state()["params"]
@@ -183,7 +183,7 @@ def test_the_net_of_a_changed_checkpoint_is_refused(tmp_path):
         read_variables(tmp_path)
 
 
-def test_a_checkpoint_is_of_one_digest_however_it_is_split():
+def test_the_digest_of_a_checkpoint_does_not_depend_on_its_sharding():
     expected = digest_of(3, {"a": 1}, make_state(1.0, make_mesh(1)))
     assert digest_of(3, {"a": 1}, make_state(1.0, make_mesh(2, 4))) == expected
     for step, record, value in ((4, {"a": 1}, 1.0), (3, {"a": 2}, 1.0), (3, {"a": 1}, 1.0000001)):
@@ -196,13 +196,13 @@ def test_a_file_in_place_of_the_folder_is_refused_before_the_first_step(tmp_path
         Checkpoints(tmp_path / "checkpoints")
 
 
-def test_a_folder_that_cannot_be(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="file/x: no checkpoint can be kept here"):
         Checkpoints(tmp_path / "file/x")
 
 
-def test_the_net_alone_is_read_by_the_names_of_its_variables(tmp_path):
+def test_only_the_net_can_be_read_by_the_names_of_its_variables(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, make_state(2.0), data(1), {})
     variables = read_variables(tmp_path)

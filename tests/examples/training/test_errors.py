@@ -1,4 +1,4 @@
-"""The errors that a user can cause are one line; all others keep their traceback."""
+"""The errors that a user can cause are one line, and all others keep their traceback."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from examples.training.errors import StoppedError, describe, report_errors
         (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), "stopped: the memory .* RESOURCE_EXHAUSTED"),
     ],
 )
-def test_what_a_user_can_cause_is_one_line(error, line):
+def test_an_error_that_a_user_can_cause_is_one_line(error, line):
     with pytest.raises(SystemExit, match=line) as stopped, report_errors("stopped"):
         raise error
     assert "\n" not in str(stopped.value)
@@ -27,7 +27,7 @@ def test_a_bug_keeps_its_traceback(error):
         raise error
 
 
-def test_what_a_library_says_is_shortened_to_one_line():
+def test_the_message_of_a_library_is_shortened_to_one_line():
     assert describe(ValueError("a\n  b")) == "a b"
     assert describe(KeyError("offset")) == "'offset' is missing"
     assert describe(EOFError()) == "EOFError"

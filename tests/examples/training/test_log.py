@@ -1,4 +1,4 @@
-"""The log after a restart, and TensorBoard's file."""
+"""The log continues after a restart, and so does TensorBoard's file."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ def write(log, step):
 
 
 def events(folder):
-    """Reads TFRecords: length, checksum, bytes, checksum."""
+    """Reads TFRecords, which consist of a length, a checksum, bytes and a checksum."""
     seen = []
     for file in sorted((folder / "tensorboard").iterdir()):
         content = file.read_bytes()
@@ -62,7 +62,7 @@ def test_the_file_holds_no_times(tmp_path):
         assert log.lines() == [{"kind": "train", "step": 1, "epoch": 1, "loss": 0.1}]
 
 
-def test_tensorboard_has_the_values_and_the_times_and_is_told_of_a_restart(tmp_path):
+def test_tensorboard_has_the_values_and_times_and_notices_a_restart(tmp_path):
     with Log(tmp_path) as log:
         write(log, 7)
     _, start, event = events(tmp_path)

@@ -98,7 +98,7 @@ def weights(run):
         return checkpointer.restore(run / "checkpoints" / str(STEPS) / "state")
 
 
-def test_a_run_killed_twelve_times_ends_as_one_left_alone(tmp_path):
+def test_a_run_killed_twelve_times_ends_like_one_that_was_not(tmp_path):
     environment = {
         "PATH": "",
         "PYTHONPATH": str(ROOT),

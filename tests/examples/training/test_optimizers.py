@@ -1,4 +1,4 @@
-"""Schedules to the step, the two rates of fine-tuning, and the five optimizers by name."""
+"""Schedules are right at every step, and so are the optimizers and the two rates of fine-tuning."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ def test_a_cosine_schedule_falls_from_its_peak_to_0():
     np.testing.assert_allclose(seen, expected, atol=1e-7)
 
 
-def test_a_constant_schedule():
+def test_a_constant_schedule_never_changes():
     assert set(rates(make_schedule("constant", 0.25, steps=4), 4)) == {0.25}
 
 
@@ -75,7 +75,7 @@ def test_after_a_warm_up_the_cosine_ends_with_the_run():
         ({"kind": "step", "milestones": (2, 5), "warmup": 3}, "begin during the warm-up"),
     ],
 )
-def test_a_schedule_that_makes_no_sense(settings, message):
+def test_a_schedule_that_makes_no_sense_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make_schedule(peak=0.1, steps=10, **settings)
 
@@ -91,7 +91,7 @@ def params(net):
 
 
 def updates(tx, params) -> Any:
-    """What two steps of the same gradients make: the second shows the momentum."""
+    """Returns the updates of two steps with the same gradients. The second shows the momentum."""
     grads = jax.tree.map(lambda x: jnp.sin(3 * x) + 0.1, params)
     state = tx.init(params)
     _, state = tx.update(grads, state, params)
@@ -108,13 +108,13 @@ def updates(tx, params) -> Any:
         ("adagrad", functools.partial(optax_gc.adagrad, eps=1e-20)),
     ],
 )
-def test_the_five_optimizers(name, expected, net, params):
+def test_the_five_optimizers_follow_their_rules(name, expected, net, params):
     seen = make_optimizer(name, 0.1, weight_decay=0.01, gc=make_gc("conv", net))
     wanted = expected(0.1, weight_decay=0.01, gc=centralize(mask=conv_kernels))
     jax.tree.map(np.testing.assert_array_equal, updates(seen, params), updates(wanted, params))
 
 
-def test_an_unknown_optimizer(net):
+def test_an_unknown_optimizer_is_refused(net):
     with pytest.raises(ValueError, match="no optimizer is called 'lion'"):
         make_optimizer("lion", 0.1, gc=make_gc("off", net))  # pyright: ignore[reportArgumentType]
 
@@ -122,7 +122,7 @@ def test_an_unknown_optimizer(net):
 @pytest.mark.parametrize(
     ("gc", "conv", "fc"), [("off", False, False), ("conv", True, False), ("conv+fc", True, True)]
 )
-def test_where_gradients_are_centralized(gc, conv, fc, net, params):
+def test_the_setting_decides_which_gradients_are_centralized(gc, conv, fc, net, params):
     seen, _ = make_gc(gc, net).update(params, optax.EmptyState())
     for path, leaf in jax.tree_util.tree_flatten_with_path(seen)[0]:
         if leaf.ndim > 1:
@@ -137,7 +137,7 @@ def test_the_control_averages_over_other_axes(net, params):
     assert jnp.abs(kernel.mean((0, 1, 2))).max() > 1e-3
 
 
-def test_two_learning_rates(net, params):
+def test_the_head_can_have_its_own_learning_rate(net, params):
     def make(rate):
         return make_optimizer("sgd", rate, weight_decay=0.01, gc=make_gc("conv+fc", net))
 

@@ -1,4 +1,4 @@
-"""Two processes of two devices each, over the loopback interface, make the run of one."""
+"""Two processes with two devices each make the same run as one process."""
 
 import dataclasses
 import json
@@ -76,7 +76,7 @@ def losses(folder):
     return [line["loss"] for line in lines]
 
 
-def test_two_processes_that_are_stopped_and_go_on_make_the_run_of_one(tmp_path):
+def test_two_processes_that_are_stopped_and_continued_make_the_run_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     job = Trainer(make_mesh(2, 2)).prepare(CONFIG).job
     train(job, one, log_every=5, console=Console(quiet=True))

@@ -10,7 +10,7 @@ from examples.training.curves import draw_curves
 from examples.training.progress import Bar, Clock, Means
 
 
-def test_means_go_on_from_a_record():
+def test_means_continue_from_a_record():
     whole, first = Means(), Means()
     values = [0.1, 0.7, 1 / 3, 1e-9]
     for value in values:
@@ -24,7 +24,7 @@ def test_means_go_on_from_a_record():
     assert whole.means()["loss"] == pytest.approx(sum(values) / 4)
 
 
-def test_the_clock_gives_rates():
+def test_the_clock_measures_speed_and_waiting():
     clock = Clock()
     assert clock.rates() == {}
     clock.add(2.0, 0.5, 100)

@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""The commit of a result is found and marked if the code was changed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Eight devices do what one does, and hold what they should."""
+"""Eight devices compute what one does, and each holds its part of the state."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from examples.classification.task import Trainer
 from examples.training.errors import SettingError
 from examples.training.sharding import make_mesh, put_batch, state_shardings
 
-# Statistics of batch normalization are those of the whole batch, over all devices.
+# Batch normalization uses the statistics of the whole batch, over all devices.
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=8, batch_size=48, norm="bn", epochs=2)
 
 
@@ -40,7 +40,7 @@ def one_device():
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(None, 1), (2, 4)])
-def test_a_mesh_gives_the_result_of_one_device(data, fsdp, one_device):
+def test_a_mesh_computes_the_result_of_one_device(data, fsdp, one_device):
     values, state = train(data, fsdp)
     assert len(jax.tree.leaves(state)[0].sharding.device_set) == 8
     np.testing.assert_allclose(values["loss"], one_device[0]["loss"], rtol=1e-4)
@@ -59,7 +59,7 @@ def test_kernels_and_their_momenta_are_split_by_output():
     assert shardings["bias"].spec == P()
 
 
-def test_the_momentum_lies_where_its_kernel_does():
+def test_the_momentum_is_on_the_devices_of_its_kernel():
     state = Trainer(make_mesh(2, 4)).prepare(CONFIG).job.init()
     split = [x.sharding.spec for x in jax.tree.leaves(state.opt_state) if x.ndim == 4]
     assert split
@@ -80,6 +80,6 @@ def test_a_batch_is_split_over_all_devices():
         ((0, 1), "both must be at least 1"),
     ],
 )
-def test_a_mesh_that_cannot_be(sizes, message):
+def test_an_impossible_mesh_is_refused(sizes, message):
     with pytest.raises(SettingError, match=message):
         make_mesh(*sizes)

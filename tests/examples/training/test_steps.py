@@ -1,4 +1,4 @@
-"""A step against the same step written by hand, for a loss that is no classifier's."""
+"""A step equals the same step written by hand, for a loss that is not a classifier's."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from examples.training import steps
 
 
 class Net(nnx.Module):
-    """A line with batch normalization and dropout in front."""
+    """A linear layer after batch normalization and dropout."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.norm = nnx.BatchNorm(3, momentum=0.5, rngs=rngs)
@@ -39,7 +39,7 @@ def make(seed, tx):
     return model, steps.init_state(model, tx, jax.random.key(seed))
 
 
-def test_a_step_is_that_of_nnx(batch):
+def test_a_step_equals_that_of_nnx(batch):
     tx = optax.sgd(0.1, momentum=0.9)
     model, state = make(0, tx)
     train_step = steps.make_train_step(model, squares, tx)
@@ -57,7 +57,7 @@ def test_a_step_is_that_of_nnx(batch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), seen, expected)
 
 
-def test_the_state_given_is_consumed(batch):
+def test_the_state_that_is_passed_is_donated(batch):
     tx = optax.sgd(0.1)
     model, state = make(0, tx)
     steps.make_train_step(model, squares, tx)(state, batch)
@@ -83,7 +83,7 @@ def test_one_compiled_step_serves_all_seeds(batch):
     assert len(traces) == 1
 
 
-def test_every_step_has_a_key_of_its_own(batch):
+def test_every_step_has_its_own_key(batch):
     tx = optax.identity()
     model, state = make(0, tx)
     train_step = steps.make_train_step(model, squares, tx)
@@ -105,7 +105,7 @@ def test_the_measure_sees_the_gradients_before_the_optimizer(batch):
     assert set(metrics) == {"loss", "noise", "norm"}
 
 
-def test_evaluation_is_by_running_statistics_and_without_dropout(batch):
+def test_evaluation_uses_running_statistics_and_no_dropout(batch):
     tx = optax.sgd(0.1)
     model, state = make(0, tx)
     state, _ = steps.make_train_step(model, squares, tx)(state, batch)
@@ -131,7 +131,7 @@ def test_all_finite_finds_one_nan_anywhere():
 
 
 def test_only_the_variables_of_the_filter_are_trained(batch):
-    """The others have no gradient, no decay and no momentum."""
+    """All other variables have no gradient, no decay and no momentum."""
     tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     trained = nnx.All(nnx.Param, nnx.PathContains("fc"))
     model = Net(nnx.Rngs(0))
