@@ -1,6 +1,7 @@
 """Average precision is that of pycocotools, of boxes and masks in the original image."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_the_numbers_are_those_of_pycocotools_on_the_written_results(data, tmp_p
     scores = Scorer(data, np.arange(len(data)), masks=True).score([output])
     assert 0.2 < scores.metrics["box_AP"] < 0.95
     truth = COCO(str(data.path))
-    for kind, left_out in (("bbox", "segmentation"), ("segm", "bbox")):
+    kinds: dict[Any, str] = {"bbox": "segmentation", "segm": "bbox"}
+    for kind, left_out in kinds.items():
         path = tmp_path / f"{kind}.json"
         mine = [{k: v for k, v in e.items() if k != left_out} for e in scores.results]
         path.write_text(json.dumps(mine))

@@ -1,0 +1,63 @@
+"""The two splits of a detection run: the images that it trains on and those that it is evaluated on."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from examples.datasets.coco import Coco, load_coco
+from examples.datasets.types import DatasetError
+from examples.detection.config import Config
+from examples.detection.data import Preparation, check_objects, choose_images
+from examples.detection.scenes import write_scenes
+
+# Where scenes are made without a --data-dir.
+SCENES = Path("runs", "scenes")
+
+
+class Data(NamedTuple):
+    """The images that a run trains on and is evaluated on, by their places in two splits."""
+
+    train: Coco
+    train_rows: np.ndarray
+    test: Coco
+    test_rows: np.ndarray
+    preparation: Preparation
+
+
+def load_data(config: Config, data_dir: Path | None) -> Data:
+    """Finds the images of a run, and makes the scenes if a run on scenes has no folder.
+
+    Raises:
+      UserError: the data is missing or broken, or the splits have different classes.
+    """
+    if config.dataset == "scenes" and data_dir is None:
+        data_dir = SCENES
+        if jax.process_index() == 0 and not data_dir.exists():
+            data_dir.parent.mkdir(parents=True, exist_ok=True)
+            write_scenes(data_dir)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("scenes are made")
+    train = load_coco(data_dir, config.train_split, masks=config.masks)
+    test = load_coco(data_dir, config.eval_split, masks=config.masks)
+    if (train.category_ids, train.class_names) != (test.category_ids, test.class_names):
+        other = set(zip(train.category_ids, train.class_names, strict=True)) ^ set(
+            zip(test.category_ids, test.class_names, strict=True)
+        )
+        raise DatasetError(
+            f"{test.path} has other categories than {train.path}: they differ in {sorted(other)}"
+        )
+    preparation = Preparation(
+        config.short_side,
+        config.long_side,
+        config.pixels,
+        config.masks,
+        config.mask_cells,
+        config.max_objects,
+    )
+    train_rows = choose_images(train, empty=config.empty_images)[: config.train_images]
+    check_objects(train, train_rows, preparation)
+    test_rows = np.arange(len(test))[: config.eval_images]
+    return Data(train, train_rows, test, test_rows, preparation)

@@ -1,0 +1,353 @@
+"""From the settings of a detection run to the job that the training loop makes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from examples import detection
+from examples.classification.weights import read_weights
+from examples.detection import data as pipeline
+from examples.detection.config import Config
+from examples.detection.evaluation import Scorer, Scores
+from examples.detection.pretrained import load_backbone
+from examples.detection.rcnn import RCNN
+from examples.detection.splits import Data, load_data
+from examples.models.pretrained import read_file
+from examples.training import optimizers, sharding, steps
+from examples.training.evaluation import evaluate_batches
+from examples.training.gc_metrics import measure_gc
+from examples.training.loop import Job
+from examples.training.memory import require_memory
+from examples.training.optimizers import OptimizerSpec, optimizer_spec
+from optax_gc import nnx_kernel_axes
+
+# How the progress bar writes the metrics, and the titles of their curves.
+_PROGRESS = {"loss": "loss {:.3f}", "loss_mask": "masks {:.3f}"}
+TITLES = {"loss": "loss", "box_AP": "box AP", "mask_AP": "mask AP"}
+_RULES = {"mmdetection": detection.MMDETECTION_1, "torchvision": detection.TORCHVISION}
+
+
+class Steps(NamedTuple):
+    """The compiled steps of a net, and what makes the net and its optimizer.
+
+    Attributes:
+      make_model: from a seed, and what loads weights into the backbone, to the net.
+      make_tx: from settings to the optimizer, whose state holds their rate and decay.
+      train_step, eval_step: as `training.steps` makes them.
+      state: the shapes of the state, with its shardings.
+      shardings: the shardings of the state.
+    """
+
+    make_model: Callable[..., RCNN]
+    make_tx: Callable[[Config], optax.GradientTransformation]
+    train_step: Any
+    eval_step: Any
+    state: Any
+    shardings: Any
+
+
+class Task(NamedTuple):
+    """A detection run that is ready to be made.
+
+    Attributes:
+      scores: returns the scores of the last evaluation, or None before the first.
+    """
+
+    config: Config
+    data: Data
+    steps: Steps
+    job: Job
+    scores: Callable[[], Scores | None]
+
+
+class Trainer:
+    """Prepares detection runs. It keeps the compiled steps, which later runs can share."""
+
+    config_type = Config
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        *,
+        data_dir: Path | None = None,
+        workers: int = 0,
+    ):
+        self._mesh, self._data_dir, self._workers = mesh, data_dir, workers
+        self._steps: dict[Any, Steps] = {}
+
+    def prepare(self, config: Config, *, diagnose: bool = False) -> Task:
+        """Loads the data of a run, builds its net and steps, and tries whether they fit together.
+
+        Args:
+          config: the settings of the run.
+          diagnose: report what centralization takes from the gradients of each step.
+
+        Raises:
+          UserError: the data, the weights and the settings do not fit together.
+        """
+        data = load_data(config, self._data_dir)
+        plan = pipeline.Plan(
+            data.train, data.train_rows, data.preparation, config.batch_size, config.seed
+        )
+        check_settings(config, plan.steps_per_epoch, self._mesh)
+        classes = len(data.train.category_ids) + 1
+        spec = optimizer_spec(config, steps_per_epoch=plan.steps_per_epoch)
+        key = (_net_settings(config), spec, classes, diagnose)
+        if key not in self._steps:
+            self._steps[key] = compile_steps(config, spec, classes, self._mesh, diagnose=diagnose)
+        compiled = self._steps[key]
+        check_shapes(config, data, compiled, self._mesh)
+        return make_task(config, data, compiled, plan.steps_per_epoch, self._mesh, self._workers)
+
+
+def _net_settings(config: Config) -> Config:
+    """Returns the settings without those that are numbers in the state, or are of the data only."""
+    return dataclasses.replace(
+        config, seed=0, learning_rate=1.0, weight_decay=0.0, pretrained=None, evaluate_every=1
+    )
+
+
+def check_settings(config: Config, steps_per_epoch: int, mesh: Mesh) -> None:
+    """Checks what the data and the devices decide.
+
+    Raises:
+      SettingError: the batch does not divide among the devices, the warm-up is too long, or
+        frozen layers have no pretrained weights.
+    """
+    config.require(
+        not config.batch_size % mesh.size,
+        "batch_size",
+        f"it must be a multiple of the {mesh.size} devices",
+    )
+    config.require(
+        config.warmup_steps < config.epochs * steps_per_epoch,
+        "warmup_steps",
+        f"the run has only {config.epochs * steps_per_epoch} steps",
+    )
+    frozen = config.norm == "frozen_bn" or config.frozen_stages is not None
+    config.require(
+        not frozen or config.pretrained is not None,
+        "pretrained",
+        "layers that are frozen need weights: pass a file, or --norm gn --frozen-stages None",
+    )
+
+
+def scale_learning_rate(config: Config, base: Config) -> str | None:
+    """Returns an advice if the batch is not that of a preset but the learning rate is."""
+    same_rate = config.learning_rate == base.learning_rate
+    if config.batch_size == base.batch_size or not same_rate:
+        return None
+    rate = base.learning_rate * config.batch_size / base.batch_size
+    return (
+        f"--learning-rate {config.learning_rate} is for batches of {base.batch_size}. By the linear "
+        f"rule, batches of {config.batch_size} take --learning-rate {rate:g}"
+    )
+
+
+def compile_steps(
+    config: Config, spec: OptimizerSpec, num_classes: int, mesh: Mesh, *, diagnose: bool = False
+) -> Steps:
+    """Builds the net, the optimizer and the steps. The first step compiles them.
+
+    Args:
+      config: the settings. Only those of the net are used.
+      spec: what the compiled update depends on.
+      num_classes: the number of classes, with the background.
+      mesh: the devices.
+      diagnose: report what centralization takes from the gradients.
+    """
+
+    def make_model(seed: int, load: Callable[[RCNN], None] | None = None) -> RCNN:
+        model = create_model(config, num_classes, seed)
+        if load is not None:
+            load(model)
+        if config.frozen_stages is not None:
+            detection.freeze(model.backbone, config.frozen_stages)
+        return model
+
+    model = nnx.eval_shape(lambda: make_model(0))
+
+    def make_tx(rate, decay):
+        return optimizers.make_tx(spec, model, learning_rate=rate, weight_decay=decay)
+
+    tx = make_tx(1.0, 0.0)
+    abstract = jax.eval_shape(lambda: steps.init_state(make_model(0), tx, jax.random.key(0)))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+    require_memory(size, "the weights and the state of the optimizer")
+    shardings = sharding.state_shardings(abstract, mesh)
+    measure = functools.partial(measure_gc, axes=nnx_kernel_axes(model))
+    return Steps(
+        make_model=make_model,
+        make_tx=lambda c: make_tx(c.learning_rate, c.weight_decay),
+        train_step=steps.make_train_step(
+            model,
+            lambda model, batch, key: model.losses(batch, key),
+            tx,
+            measure=measure if diagnose else None,
+            shardings=shardings,
+        ),
+        eval_step=steps.make_eval_step(model, find_objects, mesh=mesh),
+        state=jax.tree.map(
+            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+            abstract,
+            shardings,
+        ),
+        shardings=shardings,
+    )
+
+
+def create_model(config: Config, num_classes: int, seed: int) -> RCNN:
+    """Makes the detector of a run, before weights are loaded and layers are frozen."""
+    rules = dataclasses.replace(
+        _RULES[config.rules],
+        anchor_samples=config.anchor_samples,
+        roi_samples=config.roi_samples,
+        aligned=config.aligned,
+    )
+    proposals = (config.proposals, config.proposals // 2)
+    try:
+        return detection.create(
+            config.backbone,
+            num_classes=num_classes,
+            norm=config.norm,
+            weight_standardization=config.weight_standardization,
+            box_head=config.box_head,
+            masks=config.masks,
+            fpn_channels=config.fpn_channels,
+            fc_units=config.fc_units,
+            pre_nms=proposals,
+            post_nms=proposals,
+            detections=config.detections,
+            width=config.width,
+            settings=rules,
+            dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
+            rngs=nnx.Rngs(seed),
+        )
+    except ValueError as error:
+        config.require("fpn_channels" not in str(error), "fpn_channels", str(error))
+        raise
+
+
+def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> None:
+    """Traces both steps for one bucket, without running them.
+
+    What is traced here is kept, so the first step on this bucket is not traced again.
+
+    Raises:
+      UserError: a batch is too large.
+    """
+    preparation, size = data.preparation, config.batch_size
+    places, cells = preparation.max_objects, preparation.mask_cells
+    bucket = preparation.buckets[preparation.bucket(data.train.sizes[data.train_rows[0]])]
+    image = {"image": ((size, *bucket, 3), np.float32), "size": ((size, 2), np.int32)}
+    batch = image | {
+        "boxes": ((size, places, 4), np.float32),
+        "labels": ((size, places), np.int32),
+        "valid": ((size, places), np.bool_),
+    }
+    if config.masks:
+        batch |= {
+            "masks": ((size, places, cells, cells), np.float16),
+            "mask_frames": ((size, places, 4), np.float32),
+        }
+    # Some batches are made ahead.
+    total = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in batch.values())
+    require_memory(6 * int(total), "--batch-size, --short-side and --max-objects: the batches")
+    compiled.train_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
+    tested = image | {"row": ((size,), np.int32), "counts": ((size,), np.bool_)}
+    compiled.eval_step.eval_shape(compiled.state, sharding.abstract_batch(tested, mesh))
+
+
+def find_objects(model: RCNN, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Finds the objects of a batch, and returns them with what says which images these are."""
+    found = model.detect(batch["image"], batch["size"])
+    return {
+        **found._asdict(),
+        "size": batch["size"],
+        "row": batch["row"],
+        "counts": batch["counts"],
+    }
+
+
+def read_backbone(path: Path) -> Callable[[RCNN], None]:
+    """Reads weights of a classifier, and returns what puts them into a detector's backbone.
+
+    Args:
+      path: a .safetensors or .pth file in PyTorch's layout, or the folder of a classifier's run.
+    """
+    if path.is_dir():
+        load = read_weights(path)
+        return lambda model: load(model.backbone)
+    state = read_file(path)
+    return lambda model: load_backbone(model, state)
+
+
+def make_task(
+    config: Config,
+    data: Data,
+    compiled: Steps,
+    steps_per_epoch: int,
+    mesh: Mesh,
+    workers: int = 0,
+) -> Task:
+    """Joins data and compiled steps to a run.
+
+    Raises:
+      UserError: the pretrained weights are those of another net.
+    """
+    load = read_backbone(Path(config.pretrained)) if config.pretrained else None
+    if load:
+        compiled.make_model(0, load)  # so that wrong weights are found now, not after the start
+    tx = compiled.make_tx(config)
+
+    def init():
+        model = compiled.make_model(config.seed, load)
+        state = steps.init_state(model, tx, jax.random.key(config.seed))
+        return sharding.put_state(state, compiled.shardings)
+
+    share: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "workers": workers,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    scorer = Scorer(data.test, data.test_rows, masks=config.masks)
+    last: list[Scores] = []
+
+    def evaluate(state):
+        batches = pipeline.evaluation_batches(data.test, data.test_rows, data.preparation, **share)
+        # Every process has the detections of all images, so each computes the same scores.
+        last[:] = [scorer.score(evaluate_batches(compiled.eval_step, state, batches, mesh))]
+        return last[0].metrics
+
+    spec = optimizer_spec(config, steps_per_epoch=steps_per_epoch)
+    job = Job(
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        evaluate_every=config.evaluate_every,
+        examples_per_step=config.batch_size,
+        learning_rate=optimizers.schedule_of(spec, config.learning_rate),
+        mesh=mesh,
+        init=init,
+        train_step=compiled.train_step,
+        evaluate=evaluate,
+        batches=pipeline.train_batches(
+            data.train,
+            data.train_rows,
+            data.preparation,
+            seed=config.seed,
+            epochs=config.epochs,
+            **share,
+        ),
+        progress=_PROGRESS if config.masks else {"loss": _PROGRESS["loss"]},
+    )
+    return Task(config, data, compiled, job, lambda: last[0] if last else None)

@@ -1,0 +1,123 @@
+"""The runs of Tables 5 and 6 have the paper's nets and settings."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from examples import detection
+from examples.detection.config import Config
+from examples.detection.presets import PRESETS
+from examples.detection.task import check_settings, create_model, scale_learning_rate
+from examples.training.errors import SettingError
+from examples.training.optimizers import make_tx, optimizer_spec, schedule_of
+from examples.training.sharding import make_mesh
+
+TABLES = [name for name in PRESETS if name.startswith("table")]
+# From the ids of 80 classes, as torchvision's detectors with 81 classes count them.
+PARAMETERS = {"table5-r50": 41_757_156, "table6-r50": 44_400_693}
+FROZEN = 225_344
+
+
+def make_abstract(config, *, freeze):
+    def make():
+        model = create_model(config, 81, 0)
+        if freeze:
+            detection.freeze(model.backbone, config.frozen_stages)
+        return model
+
+    return nnx.eval_shape(make)
+
+
+def count(state):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+
+
+def test_there_is_a_run_for_each_row_of_both_tables():
+    assert len([name for name in TABLES if name.startswith("table5")]) == 4
+    assert len([name for name in TABLES if name.startswith("table6")]) == 7
+    for name in TABLES:
+        config = PRESETS[name][1]
+        assert config.masks == name.startswith("table6")
+        assert (config.batch_size, config.learning_rate, config.weight_decay) == (16, 0.02, 1e-4)
+        assert (config.clip_norm, config.gc, config.optimizer) == (35, "conv+fc", "sgd")
+        twice = "gn" in name
+        assert (config.epochs, config.milestones) == ((24, (16, 22)) if twice else (12, (8, 11)))
+
+
+def test_the_rate_rises_over_500_steps_from_a_third_and_falls_at_the_milestones():
+    config, epoch = PRESETS["table6-r50"][1], 7330
+    rate = schedule_of(optimizer_spec(config, steps_per_epoch=epoch), config.learning_rate)
+    for step, expected in {
+        0: 0.02 / 3,
+        250: 0.02 * (1 - 1 / 3),
+        500: 0.02,
+        8 * epoch - 1: 0.02,
+        8 * epoch: 0.002,
+        11 * epoch: 0.0002,
+    }.items():
+        np.testing.assert_allclose(rate(step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_nets_have_torchvisions_parameters_and_the_optimizer_only_trained_ones(name):
+    config = PRESETS[name][1]
+    every = nnx.state(make_abstract(config, freeze=False), nnx.Param)
+    assert count(every) == PARAMETERS[name]
+    model = make_abstract(config, freeze=True)
+    trained = nnx.state(model, nnx.Param)
+    assert count(trained) == PARAMETERS[name] - FROZEN
+    tx = make_tx(
+        optimizer_spec(config, steps_per_epoch=7330), model, learning_rate=1.0, weight_decay=0.0
+    )
+    opt_state = jax.eval_shape(tx.init, trained)
+    momenta = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.ndim]
+    assert count(momenta) == count(trained)
+
+
+# One of each kind, because a deep net takes seconds to trace.
+@pytest.mark.parametrize("name", ["table5-x101-32x4d", "table6-r50-4c1f", "table6-r50-gn-ws"])
+def test_nets_of_the_other_kinds_can_be_built(name):
+    config = PRESETS[name][1]
+    model = make_abstract(config, freeze=True)
+    assert (model.mask_head is not None) == config.masks
+    assert (
+        type(model.box_head).__name__
+        == {"2fc": "TwoFC", "4conv1fc": "FourConvOneFC"}[config.box_head]
+    )
+
+
+def test_settings_that_do_not_fit_together_are_refused():
+    config, mesh = PRESETS["table5-r50"][1], make_mesh(1)
+    with pytest.raises(SettingError, match="--pretrained None: layers that are frozen"):
+        check_settings(config, 7330, mesh)
+    scenes = PRESETS["scenes"][1]
+    check_settings(scenes, 250, mesh)
+    with pytest.raises(SettingError, match="--warmup-steps 100: the run has only 70 steps"):
+        check_settings(scenes, 10, mesh)
+    with pytest.raises(
+        SettingError, match="--batch-size 7: it must be a multiple of the 2 devices"
+    ):
+        check_settings(dataclasses.replace(scenes, batch_size=7), 250, make_mesh(2))
+    for changes, flag in (
+        ({"train_split": "../x"}, "--train-split"),
+        ({"frozen_stages": 5}, "--frozen-stages"),
+        ({"short_side": 900, "long_side": 800}, "--short-side"),
+        ({"max_objects": 0}, "--max-objects"),
+    ):
+        with pytest.raises(SettingError, match=flag):
+            dataclasses.replace(scenes, **changes)
+    assert isinstance(scenes, Config)
+
+
+def test_another_batch_with_the_same_rate_gets_an_advice():
+    base = PRESETS["table6-r50"][1]
+    assert scale_learning_rate(base, base) is None
+    advice = scale_learning_rate(dataclasses.replace(base, batch_size=8), base)
+    assert advice is not None
+    assert "--learning-rate 0.01" in advice
+    both = dataclasses.replace(base, batch_size=8, learning_rate=0.01)
+    assert scale_learning_rate(both, base) is None
