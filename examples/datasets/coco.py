@@ -101,8 +101,9 @@ def draw_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
         as a list of numbers or in COCO's compressed form.
       size: height and width.
     """
-    from pycocotools import mask as rle
+    from pycocotools import mask
 
+    rle: Any = mask  # Its annotations leave out some forms of outlines that it takes.
     if segmentation is None:
         raise ValueError("this object has no outline")
     if not isinstance(segmentation, Mapping):
@@ -172,10 +173,10 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     kept: list[tuple[int, int, np.ndarray, int, Segmentation]] = []
     for entry in annotations:
         where = f"{path}, annotation {entry['id']}"
-        row = image_rows.get(entry.get("image_id"))
+        row = image_rows.get(entry.get("image_id", -1))
         if row is None:
             raise DatasetError(f"{where}: no image has the id {entry.get('image_id')!r}")
-        label = labels.get(entry.get("category_id"))
+        label = labels.get(entry.get("category_id", -1))
         if label is None:
             raise DatasetError(f"{where}: no category has the id {entry.get('category_id')!r}")
         height, width = sizes[row].tolist()

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +173,9 @@ def test_net_without_its_last_layer_has_the_same_features():
 
 
 def test_epsilon_is_added_to_the_variance():
-    net = small("resnet8", num_classes=None, frozen_bn=True, norm_epsilon=3.0, rngs=nnx.Rngs(0))
+    net: Any = small(
+        "resnet8", num_classes=None, frozen_bn=True, norm_epsilon=3.0, rngs=nnx.Rngs(0)
+    )
     # The stored variance is 1 and the stored mean is 0, so the norm halves its inputs.
     np.testing.assert_allclose(net.norm1(jnp.full((1, 1, 1, 8), 6.0)), 3.0)
 
