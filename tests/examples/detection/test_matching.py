@@ -1,4 +1,4 @@
-"""Matching against torchvision, for padding, and for objects that share their best anchor."""
+"""Matching equals torchvision's, also for padding and for objects that share their best anchor."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A seed's rate is chosen by the other seeds, and the tests are those of the plan."""
+"""The other seeds choose a seed's rate, and the statistical tests are those of the plan."""
 
 import numpy as np
 import pytest
