@@ -70,7 +70,7 @@ class Stacks:
         (axes,) = near or {tuple(range(len(choices[0])))}
         if axes not in choices:
             return None, ""
-        source = "as in the kernels nearby" if near else "because nothing says otherwise"
+        source = "as in the kernels nearby" if near else "because nothing shows another choice"
         return axes, f"axes {axes} are taken to count stacked layers, {source}"
 
     def _nearby(self, path) -> set[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""What the compilers for TPU and GPU make of an update step; neither card is needed.
+"""Tests what the compilers for TPU and GPU make of an update step. Neither card is needed.
 
 The compilers are wheels: ``python -m pip install ".[test,tpu,cuda-compiler]"``, then
 ``python -m pytest -m compilers``. Linux on x86-64 only.
@@ -71,7 +71,7 @@ def make_mesh(card: str, axis_type: AxisType) -> Mesh:
 
 
 def shard(params: Any, split: str, mesh: Mesh, dtype=jnp.float32) -> Any:
-    """Splits each kernel over "model" on its last input axis or its first output axis."""
+    """Splits each kernel over "model" along its last input axis or its first output axis."""
 
     def sharded(leaf, axes):
         spec: list[str | None] = [None] * len(leaf.shape)

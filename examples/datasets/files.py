@@ -159,7 +159,7 @@ def check_images(root: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         path = os.path.join(root, name)
-        # Some good files have bytes after their end, so only decoding tells. It is slow.
+        # Some good files have bytes after their end, so only decoding shows whether they are whole. It is slow.
         if not _looks_whole(path):
             decode(path)
 

@@ -21,7 +21,7 @@ class SettingError(UserError):
 
 
 class StoppedError(UserError):
-    """A run cannot go on, or must not. The message says why, and where the run stands."""
+    """A run cannot or must not continue. The message says why, and at which step the run is."""
 
 
 class DivergedError(StoppedError):

@@ -28,7 +28,7 @@ def interruptible() -> Iterator[Callable[[int], bool]]:
             signal.default_int_handler(number, frame)
         pressed.set()
         if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # JAX catches it, and tells the other processes
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX catches it, and informs the other processes
 
     def stop(step: int) -> bool:
         if jax.process_count() > 1:

@@ -90,7 +90,7 @@ class _StreamIterator(grain.DatasetIterator):
         try:
             batch = next(self._source)
         except RuntimeError as error:
-            # Grain says so when a worker is gone, such as one that the system killed.
+            # Grain raises this if a worker has ended, for example because the system killed it.
             _, dead, code = str(error).partition("terminated unexpectedly with exit code ")
             if not dead:
                 raise

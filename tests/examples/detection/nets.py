@@ -1,4 +1,4 @@
-"""The detectors that torchvision ran for the references, made again from the names of their weights."""
+"""Makes the detectors of the references again. The names of the weights are the seeds."""
 
 import functools
 import json

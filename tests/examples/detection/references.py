@@ -1,4 +1,4 @@
-"""The arrays that torchvision computed, and the inputs from which it did."""
+"""The arrays that torchvision computed, and their inputs."""
 
 import functools
 import zlib

@@ -1,4 +1,4 @@
-"""Anchors are those of torchvision."""
+"""The anchors equal those of torchvision."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Detections against torchvision's, and the regions with which the heads are trained."""
+"""Detections equal torchvision's, and the heads are trained with the right regions."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Geometry and coding of boxes against torchvision, and what must hold for any boxes."""
+"""Geometry and coding of boxes equal torchvision's, and have the right properties for any boxes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Making detectors, and the input that `create` and `detect` refuse."""
+"""`create` makes the paper's detectors, and `create` and `detect` refuse bad input."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The feature pyramid against torchvision's, at sizes that halve evenly and at others."""
+"""The feature pyramid equals torchvision's, at sizes that halve evenly and at others."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Losses against torchvision, for batches without objects, and for padding of any numbers."""
+"""Losses equal torchvision's, also without objects, and do not depend on the padding."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_loss_of_the_mask_head_equals_that_of_torchvision():
 
 
 def test_loss_of_proposals_is_that_of_its_parts():
-    # torchvision's sums by hand: three anchors count, one of them is an object.
+    # These are torchvision's sums by hand. Three anchors count, and one of them is an object.
     logits = jnp.array([[2.0, -1.0], [0.5, 3.0]])
     labels = jnp.array([[1, 0], [-1, 0]])
     deltas = jnp.zeros((2, 2, 4)).at[0, 0].set(jnp.array([0.05, 1.0, 0.0, 0.0]))

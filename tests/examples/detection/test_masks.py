@@ -1,4 +1,4 @@
-"""Targets of the mask head and pasted masks against torchvision, and what must hold for both."""
+"""Mask targets and pasted masks equal torchvision's, and have the right properties."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Matching against torchvision, for padding, and for objects that share their best anchor."""
+"""Matching equals torchvision's, also for padding and for objects that share their best anchor."""
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def test_assignment_equals_that_of_torchvision_whatever_the_padding_holds(image,
     )
 
 
-def test_without_any_object_all_is_background():
+def test_everything_is_background_without_an_object():
     for objects in (0, 3):
         matches = match(jnp.zeros((5, objects)), jnp.zeros(objects, bool), **rpn)
         np.testing.assert_array_equal(matches, [BELOW_LOW_THRESHOLD] * 5)

@@ -1,4 +1,4 @@
-"""NMS against torchvision and a plain loop in NumPy: exact, stable, for any depth of chains."""
+"""NMS equals torchvision's and a plain loop in NumPy. It is exact and stable for any boxes."""
 
 import sys
 
@@ -38,7 +38,7 @@ def suppress(boxes, scores, threshold, classes=None, valid=None):
 
 
 def nms_by_loop(boxes, scores, classes, threshold, valid):
-    """The definition, one box after the other, in float64."""
+    """Computes NMS by its definition, one box after the other, in float64."""
     boxes = boxes.astype(np.float64)
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
     chosen = []

@@ -1,4 +1,4 @@
-"""Reading, resizing and drawing of pictures."""
+"""Pictures are read, resized and drawn correctly."""
 
 import numpy as np
 import pytest

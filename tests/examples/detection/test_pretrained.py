@@ -108,7 +108,7 @@ def test_kind_of_a_detector_is_read_from_its_weights(name):
     np.testing.assert_array_equal(model.box_predictor.cls_score.kernel[...], state[key].T)
 
 
-def test_weights_that_are_no_detectors_are_refused(state, monkeypatch):
+def test_weights_that_are_not_those_of_a_detector_are_refused(state, monkeypatch):
     monkeypatch.setattr(pretrained, "NAMES", ("resnet18",))
     create = pretrained.create_from_state
     options = {"norm_epsilon": 0.0, "score_threshold": 0.3}

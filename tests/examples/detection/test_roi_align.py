@@ -1,4 +1,4 @@
-"""RoIAlign against torchvision: values, gradients, levels, and boxes that are not boxes."""
+"""RoIAlign equals torchvision's in values, gradients and levels, for any boxes."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Proposals against torchvision's, and the anchors that the loss sees."""
+"""Proposals equal torchvision's, and the loss sees the right anchors."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The balanced sampler: exact counts, no place that may not be drawn, no preference."""
+"""The balanced sampler draws exact numbers, only of allowed places, and prefers none."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Objects of images, padded to a fixed number of places."""
+"""The objects of images are padded to a fixed number of places."""
 
 import numpy as np
 import pytest

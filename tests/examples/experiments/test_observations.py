@@ -92,7 +92,7 @@ def test_a_run_that_diverges_is_an_error(trainer):
         observations.gradients(trainer.prepare(config, diagnose=True))
 
 
-def test_observing_compiles_no_step_of_its_own(trainer, tasks):
+def test_observing_does_not_compile_another_step(trainer, tasks):
     task = tasks["off"]
     observations.gradients(task)
     compiled = task.steps.train_step._cache_size()

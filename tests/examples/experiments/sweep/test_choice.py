@@ -1,4 +1,4 @@
-"""A seed's rate is chosen by the other seeds, and the tests are those of the plan."""
+"""The other seeds choose a seed's rate, and the statistical tests are those of the plan."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_of_equally_good_rates_the_lowest_is_taken():
 
 
 @given(st.integers(0, 3), st.floats(0, 100), st.randoms(use_true_random=False))
-def test_a_seed_has_no_part_in_its_own_choice(seed, value, random):
+def test_a_seed_does_not_take_part_in_its_own_choice(seed, value, random):
     validation = np.array([[random.uniform(0, 100) for _ in range(4)] for _ in range(5)])
     before = choose_rates(validation)[seed]
     validation[random.randrange(5), seed] = value

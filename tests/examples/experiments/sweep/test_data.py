@@ -67,7 +67,7 @@ def test_guessing_takes_the_most_frequent_class_of_the_training_set():
     assert splits.guess(test) == (25.0, pytest.approx(np.log(3)))
 
 
-def test_a_table_that_is_no_table_of_numbers_is_named(small_table):
+def test_a_table_that_is_not_one_of_numbers_is_named(small_table):
     small_table.write_text("1.0, 2.0, a\n1.0, what, b\n")
     with pytest.raises(DatasetError, match=r"iris\.dat: expected a table of numbers.*what"):
         data.table("iris")(100, None)

@@ -86,7 +86,7 @@ def test_a_grid_whose_best_rate_is_at_an_end_is_extended_at_most_twice(run, best
     assert rates_of(made, "none") == rates_of(made, "gc") == sorted([*GRID, *more])
 
 
-def test_test_results_have_no_part_in_the_extension(run, tmp_path, monkeypatch):
+def test_test_results_do_not_decide_the_extension(run, tmp_path, monkeypatch):
     run(best=0.1)
     path = tmp_path / f"{TASK.name}.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
