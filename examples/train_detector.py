@@ -57,7 +57,7 @@ def main() -> None:
         config, options = command.config, command.options
         console = Console(stderr=True)
         if advice := scale_learning_rate(config, PRESETS[command.run][1]):
-            console.print(advice)
+            console.print(advice, soft_wrap=True)
         if options.partial:
             raise SettingError("--partial is for the classifier's data sets only: leave it out")
         folder = options.out or Path("runs", f"{command.run}-{config.gc}-{config.seed}")
