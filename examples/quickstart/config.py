@@ -47,7 +47,7 @@ class Config:
         if self.seeds < 2:
             raise ValueError(f"--seeds {self.seeds}: an interval needs at least 2 seeds")
         if self.epochs < 1:
-            raise ValueError(f"--epochs {self.epochs}: at least 1 is needed")
+            raise ValueError(f"--epochs {self.epochs}: it must be at least 1")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"--learning-rate {self.learning_rate}: a positive number is needed")
         if not BATCH <= self.train_images <= POOL:

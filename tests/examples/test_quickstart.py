@@ -136,7 +136,7 @@ def test_help_loads_no_heavy_library():
     ("flags", "message"),
     [
         ({"seeds": 1}, "--seeds 1: an interval needs at least 2 seeds"),
-        ({"epochs": 0}, "--epochs 0: at least 1 is needed"),
+        ({"epochs": 0}, "--epochs 0: it must be at least 1"),
         ({"quick": True, "seeds": 5}, "--quick sets --seeds to 3: leave out one of the two"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0: a positive number is needed"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: a positive number is needed"),
