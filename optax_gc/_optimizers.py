@@ -5,12 +5,11 @@ Each optimizer is one chain. Its stages are listed in the order in which they ac
 
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
 from optax_gc._centralize import centralize
+from optax_gc._stages import add_decay, centralize_before, make_momentum, place_gc
 
 _CENTRALIZE = centralize()
 
@@ -72,8 +71,8 @@ def sgd(
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020
     """
     return optax.chain(
-        *_add_decay(weight_decay),
-        *_centralize_before(_momentum(momentum, nesterov, accumulator_dtype), gc),
+        *add_decay(weight_decay),
+        *centralize_before(make_momentum(momentum, nesterov, accumulator_dtype), gc),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -132,8 +131,8 @@ def sgdw(
       Loshchilov and Hutter, `Decoupled Weight Decay <https://arxiv.org/abs/1711.05101>`_, 2019
     """
     return optax.chain(
-        *_centralize_before(_momentum(momentum, nesterov, accumulator_dtype), gc),
-        *_add_decay(weight_decay),
+        *centralize_before(make_momentum(momentum, nesterov, accumulator_dtype), gc),
+        *add_decay(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -205,12 +204,12 @@ def adam(
     References:
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020
     """
-    gc_on_gradient, gc_on_update = _place(gc, gc_on)
+    gc_on_gradient, gc_on_update = place_gc(gc, gc_on)
     scaling = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     return optax.chain(
-        *_add_decay(weight_decay),
-        *_centralize_before(scaling, gc_on_gradient),
-        *_centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
+        *add_decay(weight_decay),
+        *centralize_before(scaling, gc_on_gradient),
+        *centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
     )
 
 
@@ -282,13 +281,13 @@ def adamw(
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020;
       Loshchilov and Hutter, `Decoupled Weight Decay <https://arxiv.org/abs/1711.05101>`_, 2019
     """
-    gc_on_gradient, gc_on_update = _place(gc, gc_on)
+    gc_on_gradient, gc_on_update = place_gc(gc, gc_on)
     scaling = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    (decay,) = _add_decay(weight_decay) or (optax.identity(),)
+    (decay,) = add_decay(weight_decay) or (optax.identity(),)
     return optax.chain(
-        *_centralize_before(scaling, gc_on_gradient),
+        *centralize_before(scaling, gc_on_gradient),
         decay if mask is None else optax.masked(decay, mask),
-        *_centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
+        *centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
     )
 
 
@@ -350,71 +349,9 @@ def adagrad(
     References:
       Yong et al., `Gradient Centralization <https://arxiv.org/abs/2004.01461>`_, 2020
     """
-    gc_on_gradient, gc_on_update = _place(gc, gc_on)
+    gc_on_gradient, gc_on_update = place_gc(gc, gc_on)
     return optax.chain(
-        *_add_decay(weight_decay),
-        *_centralize_before(optax.scale_by_rss(initial_accumulator_value, eps), gc_on_gradient),
-        *_centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
+        *add_decay(weight_decay),
+        *centralize_before(optax.scale_by_rss(initial_accumulator_value, eps), gc_on_gradient),
+        *centralize_before(optax.scale_by_learning_rate(learning_rate), gc_on_update),
     )
-
-
-def _momentum(momentum, nesterov, accumulator_dtype):
-    if momentum is None:
-        return optax.identity()
-    return optax.trace(momentum, nesterov, accumulator_dtype)
-
-
-def _add_decay(weight_decay: Any) -> tuple[optax.GradientTransformation, ...]:
-    # A decay that is known to be 0 needs no parameters. A traced number can take other values later.
-    if weight_decay is None or (isinstance(weight_decay, (int, float)) and weight_decay == 0):
-        return ()
-    decay = optax.add_decayed_weights(weight_decay)
-    return (_keep_dtypes(decay) if callable(weight_decay) else decay,)
-
-
-def _keep_dtypes(decay: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Keeps the gradients' dtypes, which the float32 values of a schedule would widen."""
-
-    def update(updates, state, params=None):
-        decayed, state = decay.update(updates, state, params)
-        decayed = jax.tree.map(
-            lambda new, g, w: None if g is None else new.astype(jnp.result_type(g, w)),
-            decayed,
-            updates,
-            params,
-            is_leaf=lambda leaf: leaf is None,
-        )
-        return decayed, state
-
-    return optax.GradientTransformation(decay.init, update)
-
-
-def _place(gc: Any, gc_on: str) -> tuple[Any, Any]:
-    if gc_on not in ("gradient", "update"):
-        raise ValueError(f'gc_on must be "gradient" or "update", not {gc_on!r}')
-    return (gc, optax.identity()) if gc_on == "gradient" else (optax.identity(), gc)
-
-
-def _centralize_before(
-    stage: optax.GradientTransformation, gc: Any
-) -> tuple[optax.GradientTransformation, ...]:
-    """Returns the stages that apply `gc` and then `stage`.
-
-    A gc without state is joined to the stage, so that the optimizer's state is Optax's:
-    ``opt_state[0].mu`` is Adam's moment, and a run of ``optax.adam`` can continue with GC.
-    """
-    if not isinstance(gc, optax.GradientTransformation):
-        raise TypeError(
-            "gc must be an optax.GradientTransformation, such as optax_gc.centralize(), or "
-            f"optax.identity() for no centralization; got {gc!r}"
-        )
-    # A transformation made by optax.stateless, such as centralize, has the init of optax.identity.
-    if gc.init is not optax.identity().init:
-        return gc, stage
-    first, second = optax.with_extra_args_support(gc), optax.with_extra_args_support(stage)
-
-    def update(updates, state, params=None, **extra_args):
-        updates, _ = first.update(updates, optax.EmptyState(), params, **extra_args)
-        return second.update(updates, state, params, **extra_args)
-
-    return (optax.GradientTransformationExtraArgs(stage.init, update),)
