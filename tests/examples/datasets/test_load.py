@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from examples import datasets
 from examples.datasets import small
+from examples.training.errors import UserError
 from tests.examples.datasets import builders
 
 
@@ -133,7 +134,7 @@ def test_files_follow_their_labels_through_every_choice(tmp_path, monkeypatch):
     ],
 )
 def test_impossible_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         datasets.load(**({"name": "digits", "split": "train"} | arguments))
 
 

@@ -11,6 +11,7 @@ from examples import datasets, models
 from examples.classification.presets import PRESETS
 from examples.experiments.columns import ACCURACY, ERROR, GRID_SEEDS
 from examples.experiments.definitions import EXPERIMENTS, find
+from examples.training.errors import SettingError
 
 COLUMNS = [
     pytest.param(column, id=f"{name}-{scale}-{column.name}")
@@ -142,5 +143,5 @@ def test_the_small_run_of_the_readme_stays_as_it_is():
     ],
 )
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name, scale, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingError, match=message):
         find(name, scale)

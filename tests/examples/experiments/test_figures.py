@@ -17,6 +17,7 @@ from examples.experiments.columns import Column, Scale
 from examples.experiments.definitions import EXPERIMENTS
 from examples.experiments.figures import FIGURES, Arguments, draw
 from examples.experiments.store import Record, ResultsError, Store, results_path
+from examples.training.errors import SettingError
 
 OFF, GC, OPTAX = "#555555", "#0072b2", "#d55e00"
 LEGENDS = {
@@ -252,9 +253,13 @@ def test_no_half_written_picture_is_left(tmp_path, monkeypatch):
 
 
 def test_the_error_for_an_unknown_figure_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no figure 'figure8' at --scale cpu; there are figure3, "):
+    with pytest.raises(
+        SettingError, match="no figure 'figure8' at --scale cpu; there are figure3, "
+    ):
         Arguments(("figure8",))
-    with pytest.raises(ValueError, match="no figure 'rates' at --scale paper; there are figure3, "):
+    with pytest.raises(
+        SettingError, match="no figure 'rates' at --scale paper; there are figure3, "
+    ):
         Arguments(("rates",), scale="paper")
     assert set(Arguments().known) == FIGURES.keys()
 
