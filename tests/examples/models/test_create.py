@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from examples import models
 from examples.models import pretrained
 from examples.models.resnet import BasicBlock, Bottleneck, ResNet
+from examples.training.errors import UserError
 
 small = functools.partial(models.create, num_classes=10, stem="cifar", width=8)
 
@@ -181,7 +182,7 @@ def test_epsilon_is_added_to_the_variance():
 
 
 def test_images_that_are_too_small_for_the_net_are_refused():
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         nnx.eval_shape(lambda: small("vgg11", rngs=nnx.Rngs(0))(jnp.ones((1, 14, 14, 3))))
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 from examples import models
 from examples.models import layers
+from examples.training.errors import UserError
 
 
 def normal(seed, shape):
@@ -135,5 +136,5 @@ def test_adaptive_bins_are_those_of_pytorch(size):
     "pool", [layers.global_average_pool, lambda x: layers.adaptive_average_pool(x, 7)]
 )
 def test_pools_need_a_pixel(pool):
-    with pytest.raises(ValueError, match="no pixel left"):
+    with pytest.raises(UserError, match="no pixel left"):
         pool(jnp.ones((1, 0, 0, 4)))
