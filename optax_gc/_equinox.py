@@ -1,6 +1,6 @@
 """Finds each kernel's input axes by inspecting the layers of an Equinox model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,17 +11,11 @@ try:
 except ImportError as error:
     raise ImportError("equinox_kernel_axes needs Equinox: pip install equinox") from error
 
-from optax_gc._layers import (
-    Claim,
-    LayerAxes,
-    check_layers,
-    explain_unclaimed,
-    kernel_claim,
-    resolve_claims,
-)
+from optax_gc._layers import LayerAxes, check_layers, explain_unclaimed, kind_of
+from optax_gc._modules import Kernel, Kernels, make_table
 from optax_gc._paths import path_names
-from optax_gc._roles import INPUT, OUTPUT
-from optax_gc._stacks import OwnedLeaf, Stacks
+from optax_gc._roles import INPUT, OUTPUT, taps
+from optax_gc._stacks import OwnedLeaf
 
 
 def equinox_kernel_axes(
@@ -72,19 +66,13 @@ def equinox_kernel_axes(
     chosen = check_layers(layers, tuple(_KERNELS))
     leaves = list(_walk(model, (), None))
     if all(leaf.layer is None for leaf in leaves):
-        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise TypeError(f"model must have Equinox modules with arrays; got {found}")
-    claims: dict[int, list[Claim]] = {}
-    for leaf in leaves:
-        claims.setdefault(id(leaf.value), []).extend(_claims(leaf, chosen))
-    settled = Stacks(stacks or {}, leaves, claims)
-    table = {
-        leaf.path: resolve_claims(
-            leaf.value.shape, claims[id(leaf.value)], _explain_unclaimed(leaf), *settled.find(leaf)
-        )
-        for leaf in leaves
-    }
-    return LayerAxes(table, "equinox_kernel_axes")
+        raise TypeError(f"model must have Equinox modules with arrays; got {kind_of(model)}")
+    known = {**_KERNELS, eqx.nn.Embedding: _embedding}
+    return make_table(leaves, known, chosen, _explain_unclaimed, stacks, "equinox_kernel_axes")
+
+
+def _embedding(layer):
+    yield Kernel("weight", reason="embedding")
 
 
 # "scalar" means one feature that has no axis in the data. The kernel still has an axis for it.
@@ -94,33 +82,30 @@ def _size(features):
 
 def _linear(layer):
     shape = (_size(layer.out_features), _size(layer.in_features))
-    yield "weight", shape, OUTPUT + INPUT
+    yield Kernel("weight", shape, OUTPUT + INPUT)
 
 
 def _conv(layer):
     shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-    yield "weight", shape, OUTPUT + INPUT * (len(shape) - 1)
+    yield Kernel("weight", shape, OUTPUT + INPUT * (len(shape) - 1))
 
 
 def _conv_transpose(layer):
     shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-    # As in Flax, a tap is an input only where the stride is 1.
-    taps = "".join(INPUT if stride == 1 else OUTPUT for stride in layer.stride)
-    yield "weight", shape, OUTPUT + INPUT + taps
+    yield Kernel("weight", shape, OUTPUT + INPUT + taps(layer.stride, len(shape) - 2))
 
 
 def _gru(layer):
-    yield "weight_ih", (3 * layer.hidden_size, layer.input_size), OUTPUT + INPUT
-    yield "weight_hh", (3 * layer.hidden_size, layer.hidden_size), OUTPUT + INPUT
+    yield Kernel("weight_ih", (3 * layer.hidden_size, layer.input_size), OUTPUT + INPUT)
+    yield Kernel("weight_hh", (3 * layer.hidden_size, layer.hidden_size), OUTPUT + INPUT)
 
 
 def _lstm(layer):
-    yield "weight_ih", (4 * layer.hidden_size, layer.input_size), OUTPUT + INPUT
-    yield "weight_hh", (4 * layer.hidden_size, layer.hidden_size), OUTPUT + INPUT
+    yield Kernel("weight_ih", (4 * layer.hidden_size, layer.input_size), OUTPUT + INPUT)
+    yield Kernel("weight_hh", (4 * layer.hidden_size, layer.hidden_size), OUTPUT + INPUT)
 
 
-# For each layer, the names of its kernels, the shapes that it made them in, and their axes' roles.
-_KERNELS: dict[type, Callable[[Any], Iterable[tuple[str, Any, str]]]] = {
+_KERNELS: Kernels = {
     eqx.nn.Linear: _linear,
     eqx.nn.Conv: _conv,
     eqx.nn.ConvTranspose: _conv_transpose,
@@ -140,16 +125,6 @@ def _walk(node, path, layer) -> Iterator[OwnedLeaf]:
     for key, child in children:
         if child is not node:
             yield from _walk(child, path + path_names(key), owner)
-
-
-def _claims(leaf, chosen) -> Iterator[Claim]:
-    owner = f"{type(leaf.layer).__name__} at {'/'.join(leaf.path[:-1]) or '<root>'}"
-    if isinstance(leaf.layer, eqx.nn.Embedding):
-        yield Claim(owner, reason="embedding")
-    for kind, kernels in _KERNELS.items():
-        for name, shape, letters in kernels(leaf.layer) if isinstance(leaf.layer, kind) else ():
-            if leaf.value is getattr(leaf.layer, name):
-                yield kernel_claim(owner, shape, letters, isinstance(leaf.layer, chosen))
 
 
 _NORMS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, eqx.nn.WeightNorm)

@@ -230,6 +230,11 @@ def kernel_claim(layer: str, shape: Sequence[int], letters: str, chosen: bool) -
     return Claim(layer, tuple(shape), letters) if chosen else Claim(layer, reason="not in layers")
 
 
+def kind_of(model: Any) -> str:
+    """Returns what an object is, for the message that it is not a model."""
+    return f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+
+
 def explain_unclaimed(name: str, shape: Sequence[int], layer: str) -> str:
     """Returns why a leaf that no known layer owns is left alone."""
     is_kernel = len(shape) > 1 and is_kernel_name(name)

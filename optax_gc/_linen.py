@@ -20,6 +20,7 @@ from optax_gc._layers import (
     check_layers,
     explain_unclaimed,
     kernel_claim,
+    kind_of,
     resolve_claims,
 )
 from optax_gc._paths import path_names, unboxed
@@ -101,10 +102,7 @@ def linen_kernel_axes(
       layers_1 {'bias': None, 'kernel': (0,)}
     """
     if not isinstance(module, nn.Module):
-        found = (
-            f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
-        )
-        raise TypeError(f"module must be a linen.Module; got {found}")
+        raise TypeError(f"module must be a linen.Module; got {kind_of(module)}")
     chosen = check_layers(layers, tuple(_KERNELS))
     claims: dict[tuple[str, ...], list[Claim]] = {}
     kinds: dict[tuple[str, ...], str] = {}

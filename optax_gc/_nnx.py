@@ -1,6 +1,6 @@
 """Finds each kernel's input axes by inspecting the layers of an NNX model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,16 +12,10 @@ except ImportError as error:
     raise ImportError("nnx_kernel_axes needs Flax: pip install flax") from error
 
 from optax_gc import _roles
-from optax_gc._layers import (
-    Claim,
-    LayerAxes,
-    check_layers,
-    explain_unclaimed,
-    kernel_claim,
-    resolve_claims,
-)
+from optax_gc._layers import LayerAxes, check_layers, explain_unclaimed, kind_of
+from optax_gc._modules import Kernel, Kernels, make_table
 from optax_gc._paths import path_names
-from optax_gc._stacks import OwnedLeaf, Stacks
+from optax_gc._stacks import OwnedLeaf
 
 
 def nnx_kernel_axes(
@@ -41,9 +35,9 @@ def nnx_kernel_axes(
     of a stack is centralized separately. If several axes could be the stack, as for the output
     of an attention of 12 heads in a stack of 12 layers, the kernel is taken to be stacked like
     the other kernels nearby, or along its first axes if there are none, and ``tabulate`` says
-    so. Pass ``stacks`` to choose the axes yourself. A ConvTranspose with a stride above 1 is centralized
-    over its input channels in that dimension, and not over its taps, because each tap belongs
-    to a neuron of its own (if the stride is smaller than the kernel, to one of a few).
+    so. Pass ``stacks`` to choose the axes yourself. In a dimension with a stride above 1, a
+    ConvTranspose is not averaged over its taps, because each tap belongs to a neuron of its own
+    (if the stride is smaller than the kernel, to one of a few).
 
     Embeddings, biases and scales are left alone. So are the arrays of a layer that is not
     known; :func:`optax_gc.tabulate` lists them. Pass their axes by path::
@@ -95,45 +89,40 @@ def nnx_kernel_axes(
     chosen = check_layers(layers, tuple(_KERNELS))
     leaves = list(_walk(model, (), None, ()))
     if all(leaf.layer is None for leaf in leaves):
-        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise TypeError(f"model must be an nnx.Module that has parameters; got {found}")
-    # Keyed by identity, because layers can share a leaf, which then has a path for each of them.
-    claims: dict[int, list[Claim]] = {}
-    for leaf in leaves:
-        claims.setdefault(id(leaf.value), []).extend(_claims(leaf, chosen))
-    settled = Stacks(stacks or {}, leaves, claims)
-    table = {
-        leaf.path: resolve_claims(
-            leaf.value.shape, claims[id(leaf.value)], _explain_unclaimed(leaf), *settled.find(leaf)
-        )
-        for leaf in leaves
-    }
-    return LayerAxes(table, "nnx_kernel_axes")
+        raise TypeError(f"model must be an nnx.Module that has parameters; got {kind_of(model)}")
+    known = {**_KERNELS, nnx.Embed: _embedding}
+    return make_table(leaves, known, chosen, _explain_unclaimed, stacks, "nnx_kernel_axes")
+
+
+def _embedding(layer):
+    yield Kernel("embedding", reason="embedding")
 
 
 def _linear(layer):
-    yield "kernel", (layer.in_features, layer.out_features), _roles.dense(1, 1)
+    yield Kernel("kernel", (layer.in_features, layer.out_features), _roles.dense(1, 1))
 
 
 def _linear_general(layer):
     batch, inputs = tuple(layer.batch_axis.values()), layer.in_features
     letters = _roles.dense(len(inputs), len(layer.out_features), len(batch))
-    yield "kernel", (*batch, *inputs, *layer.out_features), letters
+    yield Kernel("kernel", (*batch, *inputs, *layer.out_features), letters)
 
 
 def _einsum(layer):
     letters = _roles.einsum(layer.einsum_str, len(layer.kernel_shape))
     if letters is not None:
-        yield "kernel", layer.kernel_shape, letters
+        yield Kernel("kernel", layer.kernel_shape, letters)
 
 
 def _conv(layer):
-    yield "kernel", layer.kernel_shape, _roles.conv(len(layer.kernel_shape))
+    yield Kernel("kernel", layer.kernel_shape, _roles.conv(len(layer.kernel_shape)))
 
 
 def _conv_transpose(layer):
     shape = layer.kernel_shape
-    yield "kernel", shape, _roles.conv_transpose(layer.strides, len(shape), layer.transpose_kernel)
+    yield Kernel(
+        "kernel", shape, _roles.conv_transpose(layer.strides, len(shape), layer.transpose_kernel)
+    )
 
 
 def _lora(layer):
@@ -141,14 +130,14 @@ def _lora(layer):
     a, b = layer.lora_a.shape, layer.lora_b.shape
     for rank in dict.fromkeys(a):
         if _in_order((layer.in_features, rank), a) and _in_order((rank, layer.out_features), b):
-            yield "lora_a", (layer.in_features, rank), _roles.dense(1, 1)
+            yield Kernel("lora_a", (layer.in_features, rank), _roles.dense(1, 1))
             # Φ of the first factor is Φ of the product. The second factor's inputs are not the
             # inputs of the kernel that is adapted, so it is left alone.
-            yield "lora_b", (rank, layer.out_features), _roles.dense(1, 1)
+            second = (rank, layer.out_features)
+            yield Kernel("lora_b", second, _roles.dense(1, 1), "second factor of LoRA")
 
 
-# For each layer, the names of its kernels, the shapes that it made them in, and their axes' roles.
-_KERNELS: dict[type, Callable[[Any], Iterable[tuple[str, Any, str]]]] = {
+_KERNELS: Kernels = {
     nnx.Linear: _linear,
     nnx.LinearGeneral: _linear_general,
     nnx.Einsum: _einsum,
@@ -179,18 +168,6 @@ def _walk(node, path, layer, above) -> Iterator[OwnedLeaf]:
         for key, child in children:
             if child is not node:
                 yield from _walk(child, path + path_names(key), layer, above)
-
-
-def _claims(leaf, chosen) -> Iterator[Claim]:
-    owner = f"{type(leaf.layer).__name__} at {'/'.join(leaf.path[:-1]) or '<root>'}"
-    if isinstance(leaf.layer, nnx.Embed) and leaf.value is leaf.layer.embedding:
-        yield Claim(owner, reason="embedding")
-    for kind, kernels in _KERNELS.items():
-        for name, shape, letters in kernels(leaf.layer) if isinstance(leaf.layer, kind) else ():
-            if leaf.value is getattr(leaf.layer, name):
-                claim = kernel_claim(owner, shape, letters, isinstance(leaf.layer, chosen))
-                is_second = name == "lora_b" and claim.letters is not None
-                yield claim._replace(reason="second factor of LoRA") if is_second else claim
 
 
 def _explain_unclaimed(leaf) -> str:

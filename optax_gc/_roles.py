@@ -57,8 +57,8 @@ def conv(rank: int) -> str:
     return INPUT * (rank - 1) + OUTPUT
 
 
-def conv_transpose(strides: Any, rank: int, transpose_kernel: bool) -> str:
-    """Returns the letters of a transposed convolution's kernel.
+def taps(strides: Any, dimensions: int) -> str:
+    """Returns the letters of the spatial axes of a transposed convolution's kernel.
 
     In a dimension with a stride above 1, an output pixel sees only every stride-th tap, so taps
     belong to different neurons and their axis is not averaged. This is exact for strides that are
@@ -66,14 +66,24 @@ def conv_transpose(strides: Any, rank: int, transpose_kernel: bool) -> str:
     inputs, which still keeps Corollary 4.1.
 
     Args:
-      strides: as the layer has them: one stride, one for each spatial dimension, or None for 1.
-      rank: the rank of the kernel, (space..., inputs, outputs).
-      transpose_kernel: whether the last two axes are (outputs, inputs).
+      strides: as the layer has them: one stride, one for each dimension, or None for 1.
+      dimensions: the number of spatial axes.
     """
     if not isinstance(strides, Sequence):
-        strides = [strides] * (rank - 2)
-    taps = "".join(INPUT if stride in (None, 1) else OUTPUT for stride in strides)
-    return taps + (OUTPUT + INPUT if transpose_kernel else INPUT + OUTPUT)
+        strides = [strides] * dimensions
+    return "".join(INPUT if stride in (None, 1) else OUTPUT for stride in strides)
+
+
+def conv_transpose(strides: Any, rank: int, transpose_kernel: bool) -> str:
+    """Returns the letters of a transposed convolution's kernel, (space..., inputs, outputs).
+
+    Args:
+      strides: as for `taps`.
+      rank: the rank of the kernel.
+      transpose_kernel: whether the last two axes are (outputs, inputs).
+    """
+    channels = OUTPUT + INPUT if transpose_kernel else INPUT + OUTPUT
+    return taps(strides, rank - 2) + channels
 
 
 def einsum(equation: str, rank: int) -> str | None:
@@ -88,15 +98,14 @@ def einsum(equation: str, rank: int) -> str | None:
     if len(set(front + back)) < len(front + back):
         return None
     indices = [*front, *["..."] * (rank - len(front + back)), *back]
-    summed = [index not in output for index in indices]
-    shared = [index in other for index in indices]
-    outputs = [
-        index for index, is_summed, both in zip(indices, summed, shared, strict=True)
-        if not is_summed and not both
-    ]  # fmt: skip
-    last = max(outputs, key=output.find, default="")
-    letters = [
-        INPUT if is_summed else STACK if both else OUTPUT if index == last else HEAD
-        for index, is_summed, both in zip(indices, summed, shared, strict=True)
-    ]
-    return "".join(letters)
+    outputs = [index for index in indices if index in output and index not in other]
+    last = max(outputs, key=output.find, default=None)
+
+    def letter(index):
+        if index not in output:
+            return INPUT
+        if index in other:
+            return STACK
+        return OUTPUT if index == last else HEAD
+
+    return "".join(map(letter, indices))

@@ -36,17 +36,15 @@ class Stacks:
     ):
         # For every kernel, the stack axes that its shape allows.
         self._choices: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-        kernels = set()
         for leaf in leaves:
             own = [claim for claim in claims[id(leaf.value)] if claim.letters is not None]
             found = itertools.chain(*(find_stacks(claim, leaf.value.shape) for claim in own))
             if own:
-                kernels.add(leaf.path)
                 self._choices[leaf.path] = list(dict.fromkeys(found))
         self._hints = {}
         for name, axes in hints.items():
             part = tuple(name.split("/"))
-            if not any(path[: len(part)] == part for path in kernels):
+            if not any(path[: len(part)] == part for path in self._choices):
                 raise ValueError(f"stacks has {name!r}, but the model has no kernel there")
             axes = (axes,) if isinstance(axes, int) else axes
             if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
