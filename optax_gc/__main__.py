@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_gc import _FRAMEWORKS
+import optax_gc
 from optax_gc._axes import kernel_axes
 from optax_gc._tabulate import tabulate
 
@@ -82,63 +82,55 @@ def _import(name: str) -> Any:
 
 def _inspect(factory: Any, inputs: list[jax.ShapeDtypeStruct]) -> tuple[Any, Any]:
     """Returns the parameters as shapes, and the axes that the model's framework reports."""
-    model, frameworks = _build(factory), _installed()
-    if "nnx" in frameworks and isinstance(model, frameworks["nnx"].nnx.Module):
-        nnx, axes = frameworks["nnx"].nnx, frameworks["nnx"].nnx_kernel_axes(model)
-        return nnx.to_pure_dict(nnx.state(model, nnx.Param)), axes
-    if "equinox" in frameworks and isinstance(model, frameworks["equinox"].eqx.Module):
-        eqx = frameworks["equinox"].eqx
-        params = eqx.filter(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-        return params, frameworks["equinox"].equinox_kernel_axes(model)
     key = jax.random.key(0)
-    if "linen" in frameworks and isinstance(model, frameworks["linen"].nn.Module):
+    names = inspect.signature(factory.__init__ if isinstance(factory, type) else factory).parameters
+
+    def make():
+        if "rngs" in names:
+            from flax import nnx
+
+            return factory(rngs=nnx.Rngs(0))
+        return factory(key=key) if "key" in names else factory()
+
+    # Which framework it belongs to is seen while it is traced, which computes nothing.
+    traced: list[Any] = []
+    jax.eval_shape(lambda: traced.append(make()))
+    (model,) = traced
+
+    if _is_model(model, "flax.nnx", "Module"):
+        from flax import nnx
+
+        model = nnx.eval_shape(make)
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param)), optax_gc.nnx_kernel_axes(model)
+    if _is_model(model, "equinox", "Module"):
+        import equinox as eqx
+
+        model = eqx.filter_eval_shape(make)
+        params = eqx.filter(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        return params, optax_gc.equinox_kernel_axes(model)
+    if _is_model(model, "flax.linen", "Module"):
+        from flax import linen as nn
+
         _require_input(inputs)
-        axes = frameworks["linen"].linen_kernel_axes(model, key, *inputs)
+        model = make()
         variables = jax.eval_shape(lambda: model.lazy_init(key, *inputs))
-        return frameworks["linen"].nn.meta.unbox(variables["params"]), axes
-    if "haiku" in frameworks:
-        hk = frameworks["haiku"].hk
-        if isinstance(model, (hk.Transformed, hk.TransformedWithState)):
-            _require_input(inputs)
-            axes = frameworks["haiku"].haiku_kernel_axes(model, key, *inputs)
-            variables = jax.eval_shape(model.init, key, *inputs)
-            stateful = isinstance(model, hk.TransformedWithState)
-            return variables[0] if stateful else variables, axes
+        return nn.meta.unbox(variables["params"]), optax_gc.linen_kernel_axes(model, key, *inputs)
+    if _is_model(model, "haiku", "Transformed", "TransformedWithState"):
+        _require_input(inputs)
+        variables = jax.eval_shape(model.init, key, *inputs)
+        params = variables[0] if isinstance(variables, tuple) else variables
+        return params, optax_gc.haiku_kernel_axes(model, key, *inputs)
     raise _UsageError(
-        f"the factory returned a {type(model).__name__}, which is not a model of Flax, Equinox "
-        "or Haiku (or its framework is not installed)"
+        f"the factory returned a {type(model).__name__}, which is not a model of Flax, Equinox or Haiku"
     )
 
 
-def _build(factory: Any) -> Any:
-    made_by = factory.__init__ if isinstance(factory, type) else factory
-    names = inspect.signature(made_by).parameters
-    if "rngs" in names:
-        from flax import nnx
-
-        return nnx.eval_shape(lambda: factory(rngs=nnx.Rngs(0)))
-    if "key" in names:
-        import equinox as eqx
-
-        return eqx.filter_eval_shape(lambda key: factory(key=key), jax.random.key(0))
-    model = factory()
-    frameworks = _installed()
-    if "nnx" in frameworks and isinstance(model, frameworks["nnx"].nnx.Module):
-        return frameworks["nnx"].nnx.eval_shape(factory)
-    if "equinox" in frameworks and isinstance(model, frameworks["equinox"].eqx.Module):
-        return frameworks["equinox"].eqx.filter_eval_shape(factory)
-    return model
-
-
-def _installed() -> dict[str, Any]:
-    """Returns the module of this library for each framework that is installed."""
-    found = {}
-    for name in _FRAMEWORKS:
-        try:
-            found[name] = importlib.import_module(f"optax_gc._{name}")
-        except ImportError:
-            continue
-    return found
+def _is_model(model: Any, module: str, *classes: str) -> bool:
+    # Whoever made a model of a framework has imported it.
+    framework = sys.modules.get(module)
+    return framework is not None and isinstance(
+        model, tuple(getattr(framework, name) for name in classes)
+    )
 
 
 def _require_input(inputs: list[jax.ShapeDtypeStruct]) -> None:

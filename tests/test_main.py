@@ -17,6 +17,9 @@ class Net(nnx.Module):
 def nnx_without_arguments():
     return nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 
+def large_without_arguments():
+    return nnx.Linear(10**6, 10**6, rngs=nnx.Rngs(0))
+
 def linen():
     return nn.Sequential([nn.Conv(8, (3, 3)), nn.Dense(2)])
 
@@ -52,6 +55,7 @@ def _here(tmp_path, monkeypatch):
     [
         (["Net"], "layer/kernel  1000000x1000000  0     1,000,000  1,000,000"),
         (["nnx_without_arguments"], "kernel  3x4    0          3        4"),
+        (["large_without_arguments"], "kernel  1000000x1000000  0     1,000,000  1,000,000"),
         (["linen", "--input", "1,8,8,3"], "layers_0/kernel  3x3x3x8  0,1,2      27        8"),
         (["embedded", "--input", "2,5:int32"], "left alone, embedding: 1 leaf, 36 weights"),
         (["equinox"], "layers/1/weight  100000x100000  1     100,000  100,000"),
