@@ -58,7 +58,8 @@ class Stacks:
         for length in range(len(leaf.path), 0, -1):
             if leaf.path[:length] in self._hints:
                 rank = len(leaf.value.shape)
-                return tuple(axis % rank for axis in self._hints[leaf.path[:length]]), ""
+                axes = self._hints[leaf.path[:length]]
+                return tuple(axis + rank if axis < 0 else axis for axis in axes), ""
         choices = self._choices[leaf.path]
         if len(choices) <= 1:
             return None, ""

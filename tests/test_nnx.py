@@ -246,6 +246,8 @@ def test_an_ambiguous_stack_is_an_error_if_its_neighbours_disagree():
     [
         ({"decoder": 0}, "stacks has 'decoder', but the model has no kernel there"),
         ({"kernel": 2}, r"\['kernel'\].* of shape \(3, 3, 4\).*not a stack.* along \(2,\)"),
+        ({"kernel": 7}, r"\['kernel'\].*not a stack.* along \(7,\)"),
+        ({"kernel": -4}, r"\['kernel'\].*not a stack.* along \(-1,\)"),
         ({"kernel": (0, 1)}, r"\['kernel'\].*not a stack.* along \(0, 1\)"),
     ],
 )
