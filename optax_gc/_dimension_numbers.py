@@ -91,7 +91,6 @@ def galore_dimension_numbers(axes: Axes = kernel_axes) -> Callable[[Any], Any]:
       the leaves that are not kernels, and for stacks of kernels, which GaLore does not take.
 
     Raises:
-      ImportError: this version of Optax does not have GaLore.
       TypeError: as :func:`optax_gc.centralize`.
       ValueError: as :func:`muon_dimension_numbers`.
 
@@ -104,8 +103,6 @@ def galore_dimension_numbers(axes: Axes = kernel_axes) -> Callable[[Any], Any]:
       >>> optax_gc.galore_dimension_numbers()({"conv": jnp.ones((3, 3, 2, 4))})
       {'conv': GaLoreDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=(3,))}
     """
-    if not hasattr(optax.contrib, "GaLoreDimensionNumbers"):
-        raise ImportError("GaLore needs Optax 0.2.8 or newer: pip install -U optax")
 
     def numbers(roles):
         if roles.stacks:

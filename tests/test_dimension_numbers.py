@@ -146,7 +146,6 @@ def test_a_stack_that_could_be_outputs_is_an_error_that_roles_resolve():
     ].stacks == (1,)
 
 
-@pytest.mark.skipif(not hasattr(optax.contrib, "GaLoreDimensionNumbers"), reason="needs GaLore")
 def test_galore_projects_kernels_of_every_rank_and_not_stacks():
     model = nnx.Dict(block=Experts(nnx.Rngs(0)), conv=nnx.Conv(6, 8, (3, 3), rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
