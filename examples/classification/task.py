@@ -1,6 +1,5 @@
 """From the settings of a classification run to the job that the training loop makes."""
 
-import functools
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,12 +17,11 @@ from examples.classification.data import Data, evaluation_batches, load_data
 from examples.classification.weights import HEAD, read_weights
 from examples.datasets import pipeline
 from examples.training import optimizers, sharding, steps
+from examples.training.compiled import Steps, compile_net
 from examples.training.evaluation import evaluate_batches
-from examples.training.gc_metrics import measure_gc
 from examples.training.loop import Job
 from examples.training.memory import require_memory
 from examples.training.optimizers import OptimizerSpec, optimizer_spec
-from optax_gc import nnx_kernel_axes
 
 # How the progress bar writes the metrics, and the titles of their curves.
 _PROGRESS = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.1f} %"}
@@ -49,27 +47,6 @@ class StepSpec(NamedTuple):
     optimizer: OptimizerSpec
     diagnose: bool
     mesh: Mesh
-
-
-class Steps(NamedTuple):
-    """The compiled steps of a spec, and the net and optimizer that they are made for.
-
-    Attributes:
-      make_model: from a seed to the net.
-      make_tx: from settings to the optimizer, whose state holds their rates and decay.
-      graph: the structure of the net in training mode, for `nnx.merge`.
-      train_step, eval_step: as `training.steps` makes them.
-      state: the shapes of the state, with its shardings.
-      shardings: the shardings of the state.
-    """
-
-    make_model: Callable[[int], nnx.Module]
-    make_tx: Callable[[Config], optax.GradientTransformation]
-    graph: Any
-    train_step: Callable
-    eval_step: Callable
-    state: Any
-    shardings: Any
 
 
 class Task(NamedTuple):
@@ -137,29 +114,15 @@ def step_spec(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False)
         set, a learning rate of the last layer without pretrained weights, or a net without this
         stem.
     """
-    config.require(
-        not config.batch_size % mesh.size,
-        "batch_size",
-        f"it must be a multiple of the {mesh.size} devices",
-    )
     steps_per_epoch = _steps_per_epoch(config, data)
     config.require(
         steps_per_epoch > 0, "batch_size", f"there are only {len(data.train)} training images"
     )
-    config.require(
-        config.epochs * steps_per_epoch < 2**31,
-        "epochs",
-        f"an epoch has {steps_per_epoch} steps, and Optax counts fewer than 2**31",
-    )
+    config.check_steps(steps_per_epoch, mesh.size)
     config.require(
         config.head_learning_rate is None or bool(config.pretrained),
         "head_learning_rate",
         "a learning rate of the last layer is for fine-tuning: pass --pretrained FILE too",
-    )
-    config.require(
-        config.warmup_steps < config.epochs * steps_per_epoch,
-        "warmup_steps",
-        f"the run has only {config.epochs * steps_per_epoch} steps",
     )
     config.require(
         config.stem in models.forms(config.model),
@@ -199,42 +162,14 @@ def compile_steps(spec: StepSpec) -> Steps:
             rngs=nnx.Rngs(seed),
         )
 
-    model = nnx.eval_shape(lambda: make_model(0))
-
-    def make_tx(rate, head_rate, decay):
-        return optimizers.make_tx(
-            spec.optimizer,
-            model,
-            learning_rate=rate,
-            head_learning_rate=head_rate,
-            weight_decay=decay,
-        )
-
-    tx = make_tx(1.0, 1.0 if spec.optimizer.head else None, 0.0)
-    abstract = jax.eval_shape(lambda: steps.init_state(make_model(0), tx, jax.random.key(0)))
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
-    flag = f"--width {spec.width}: " if spec.width else ""
-    require_memory(size, f"{flag}the weights and the state of the optimizer")
-    shardings = sharding.state_shardings(abstract, spec.mesh)
-    measure = functools.partial(measure_gc, axes=nnx_kernel_axes(model))
-    return Steps(
-        make_model=make_model,
-        make_tx=lambda c: make_tx(c.learning_rate, c.head_learning_rate, c.weight_decay),
-        graph=nnx.graphdef(model),
-        train_step=steps.make_train_step(
-            model,
-            make_loss(spec.label_smoothing),
-            tx,
-            measure=measure if spec.diagnose else None,
-            shardings=shardings,
-        ),
-        eval_step=steps.make_eval_step(model, sum_metrics, mesh=spec.mesh),
-        state=jax.tree.map(
-            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-            abstract,
-            shardings,
-        ),
-        shardings=shardings,
+    return compile_net(
+        make_model,
+        spec.optimizer,
+        spec.mesh,
+        loss=make_loss(spec.label_smoothing),
+        evaluate=sum_metrics,
+        diagnose=spec.diagnose,
+        flag=f"--width {spec.width}: " if spec.width else "",
     )
 
 
@@ -283,7 +218,11 @@ def make_job(
     load = read_weights(Path(config.pretrained)) if config.pretrained else None
     if load:
         load(compiled.make_model(0))  # so that wrong weights are found now, and not after the start
-    tx = compiled.make_tx(config)
+    tx = compiled.make_tx(
+        learning_rate=config.learning_rate,
+        head_learning_rate=config.head_learning_rate,
+        weight_decay=config.weight_decay,
+    )
 
     def init():
         model = compiled.make_model(config.seed)

@@ -1,7 +1,6 @@
 """From the settings of a detection run to the job that the training loop makes."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -23,36 +21,16 @@ from examples.detection.rcnn import RCNN
 from examples.detection.splits import Data, load_data
 from examples.models.pretrained import read_file
 from examples.training import optimizers, sharding, steps
+from examples.training.compiled import Steps, compile_net
 from examples.training.evaluation import evaluate_batches
-from examples.training.gc_metrics import measure_gc
 from examples.training.loop import Job
 from examples.training.memory import require_memory
 from examples.training.optimizers import OptimizerSpec, optimizer_spec
-from optax_gc import nnx_kernel_axes
 
 # How the progress bar writes the metrics, and the titles of their curves.
 _PROGRESS = {"loss": "loss {:.3f}", "loss_mask": "masks {:.3f}"}
 TITLES = {"loss": "loss", "box_AP": "box AP", "mask_AP": "mask AP"}
 _RULES = {"mmdetection": detection.MMDETECTION_1, "torchvision": detection.TORCHVISION}
-
-
-class Steps(NamedTuple):
-    """The compiled steps of a net, and what makes the net and its optimizer.
-
-    Attributes:
-      make_model: from a seed, and what loads weights into the backbone, to the net.
-      make_tx: from settings to the optimizer, whose state holds their rate and decay.
-      train_step, eval_step: as `training.steps` makes them.
-      state: the shapes of the state, with its shardings.
-      shardings: the shardings of the state.
-    """
-
-    make_model: Callable[..., RCNN]
-    make_tx: Callable[[Config], optax.GradientTransformation]
-    train_step: Any
-    eval_step: Any
-    state: Any
-    shardings: Any
 
 
 class Task(NamedTuple):
@@ -101,9 +79,10 @@ class Trainer:
         check_settings(config, plan.steps_per_epoch, self._mesh)
         classes = len(data.train.category_ids) + 1
         spec = optimizer_spec(config, steps_per_epoch=plan.steps_per_epoch)
+        # The steps get this key only, so runs with equal keys can share their compiled steps.
         key = (_net_settings(config), spec, classes, diagnose)
         if key not in self._steps:
-            self._steps[key] = compile_steps(config, spec, classes, self._mesh, diagnose=diagnose)
+            self._steps[key] = compile_steps(*key, self._mesh)
         compiled = self._steps[key]
         check_shapes(config, data, compiled, self._mesh)
         return make_task(config, data, compiled, plan.steps_per_epoch, self._mesh, self._workers)
@@ -123,16 +102,7 @@ def check_settings(config: Config, steps_per_epoch: int, mesh: Mesh) -> None:
       SettingError: the batch does not divide among the devices, the warm-up is too long, or
         frozen layers have no pretrained weights.
     """
-    config.require(
-        not config.batch_size % mesh.size,
-        "batch_size",
-        f"it must be a multiple of the {mesh.size} devices",
-    )
-    config.require(
-        config.warmup_steps < config.epochs * steps_per_epoch,
-        "warmup_steps",
-        f"the run has only {config.epochs * steps_per_epoch} steps",
-    )
+    config.check_steps(steps_per_epoch, mesh.size)
     frozen = config.norm == "frozen_bn" or config.frozen_stages is not None
     config.require(
         not frozen or config.pretrained is not None,
@@ -154,7 +124,7 @@ def scale_learning_rate(config: Config, base: Config) -> str | None:
 
 
 def compile_steps(
-    config: Config, spec: OptimizerSpec, num_classes: int, mesh: Mesh, *, diagnose: bool = False
+    config: Config, spec: OptimizerSpec, num_classes: int, diagnose: bool, mesh: Mesh
 ) -> Steps:
     """Builds the net, the optimizer and the steps. The first step compiles them.
 
@@ -162,8 +132,8 @@ def compile_steps(
       config: the settings. Only those of the net are used.
       spec: what the compiled update depends on.
       num_classes: the number of classes, with the background.
-      mesh: the devices.
       diagnose: report what centralization takes from the gradients.
+      mesh: the devices.
     """
 
     def make_model(seed: int, load: Callable[[RCNN], None] | None = None) -> RCNN:
@@ -174,34 +144,13 @@ def compile_steps(
             detection.freeze(model.backbone, config.frozen_stages)
         return model
 
-    model = nnx.eval_shape(lambda: make_model(0))
-
-    def make_tx(rate, decay):
-        return optimizers.make_tx(spec, model, learning_rate=rate, weight_decay=decay)
-
-    tx = make_tx(1.0, 0.0)
-    abstract = jax.eval_shape(lambda: steps.init_state(make_model(0), tx, jax.random.key(0)))
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
-    require_memory(size, "the weights and the state of the optimizer")
-    shardings = sharding.state_shardings(abstract, mesh)
-    measure = functools.partial(measure_gc, axes=nnx_kernel_axes(model))
-    return Steps(
-        make_model=make_model,
-        make_tx=lambda c: make_tx(c.learning_rate, c.weight_decay),
-        train_step=steps.make_train_step(
-            model,
-            lambda model, batch, key: model.losses(batch, key),
-            tx,
-            measure=measure if diagnose else None,
-            shardings=shardings,
-        ),
-        eval_step=steps.make_eval_step(model, find_objects, mesh=mesh),
-        state=jax.tree.map(
-            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-            abstract,
-            shardings,
-        ),
-        shardings=shardings,
+    return compile_net(
+        make_model,
+        spec,
+        mesh,
+        loss=lambda model, batch, key: model.losses(batch, key),
+        evaluate=find_objects,
+        diagnose=diagnose,
     )
 
 
@@ -307,7 +256,7 @@ def make_task(
     load = read_backbone(Path(config.pretrained)) if config.pretrained else None
     if load:
         compiled.make_model(0, load)  # so that wrong weights are found now, not after the start
-    tx = compiled.make_tx(config)
+    tx = compiled.make_tx(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
 
     def init():
         model = compiled.make_model(config.seed, load)

@@ -50,7 +50,6 @@ def main() -> None:
             Arguments, prog="python -m examples.experiments.run", description=__doc__
         )
         # These imports take seconds, and the help of the program does not need them.
-        from absl import logging
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -65,8 +64,6 @@ def main() -> None:
         from examples.experiments.store import RESULTS
         from examples.training.provenance import commit
 
-        # Orbax logs the tracebacks of its threads; the errors themselves are raised and shown below.
-        logging.set_verbosity(logging.FATAL)
         if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
             raise SettingError(
                 "Python files differ from the last commit, so the results could not be traced "

@@ -37,6 +37,10 @@ def report_errors(what: str) -> Iterator[None]:
     Args:
       what: what the line begins with, such as "cannot start".
     """
+    from absl import logging
+
+    # Orbax logs the tracebacks of its threads; the errors themselves are raised and shown below.
+    logging.set_verbosity(logging.FATAL)
     try:
         yield
     except KeyboardInterrupt:

@@ -88,6 +88,26 @@ class Settings:
             "the step schedule needs them, and the other schedules have none",
         )
 
+    def check_steps(self, steps_per_epoch: int, devices: int) -> None:
+        """Checks what the number of steps and of devices decides.
+
+        Raises:
+          SettingError: the batch does not divide among the devices, the run has too many steps, or
+            the warm-up is longer than the run.
+        """
+        self.require(
+            not self.batch_size % devices,
+            "batch_size",
+            f"it must be a multiple of the {devices} devices",
+        )
+        steps = self.epochs * steps_per_epoch
+        self.require(
+            steps < 2**31,
+            "epochs",
+            f"an epoch has {steps_per_epoch} steps, and Optax counts fewer than 2**31",
+        )
+        self.require(self.warmup_steps < steps, "warmup_steps", f"the run has only {steps} steps")
+
     def require(self, condition: bool, field: str, rule: str) -> None:
         """Raises a SettingError that names the field's flag and its value, unless `condition`."""
         if not condition:

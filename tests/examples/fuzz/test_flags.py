@@ -32,12 +32,8 @@ TEXTS = st.one_of(
 
 
 def parse(*arguments):
-    runs = {
-        name: (title, train_classifier.Command(config, run=name))
-        for name, (title, config) in PRESETS.items()
-    }
     with mock.patch.object(sys, "argv", ["program", *arguments]):
-        return parse_command(runs, program="program", description="")
+        return parse_command(train_classifier.Command, PRESETS, program="program", description="")
 
 
 @hypothesis.given(
