@@ -17,7 +17,7 @@ from examples.training.errors import SettingError, UserError, report_errors
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What to find and where to draw it."""
+    """The picture, the weights, and where the drawing goes."""
 
     image: tyro.conf.Positional[Path]
     """The picture."""
@@ -31,7 +31,7 @@ class Command:
     """A text file with the name of a class on each line, without the background. By default the
     names of COCO for 91 classes, and numbers for others."""
     norm_epsilon: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 0.0
-    """What batch normalization adds to variances: 0 for the weights that torchvision calls COCO_V1,
+    """The number that batch normalization adds to variances: 0 for the weights that torchvision calls COCO_V1,
     and 1e-5 for others."""
 
     def check(self) -> None:

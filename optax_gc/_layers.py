@@ -13,7 +13,7 @@ from optax_gc._roles import AxisRoles, roles_by_inputs, roles_of
 
 
 class Claim(NamedTuple):
-    """What a layer reports about a leaf that it owns.
+    """A layer's report about a leaf that it owns.
 
     ``shape`` is the shape that the layer itself works with, without the axes that vmap and
     scan add, and ``letters`` are the roles of its axes, or None if it is not a kernel. If there

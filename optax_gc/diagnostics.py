@@ -21,7 +21,7 @@ from optax_gc._resolve import NO_AXES, Leaf, is_absent, resolve
 
 @dataclasses.dataclass(frozen=True)
 class LeafReport:
-    """What ``centralize`` does to one leaf.
+    """A description of what ``centralize`` does to one leaf.
 
     Attributes:
       path: the leaf's path, joined by slashes.

@@ -15,7 +15,7 @@ NET = "resnet20"
 
 
 class State(NamedTuple):
-    """What a step changes: parameters, statistics of batch normalization, and optimizer state."""
+    """The state that a step changes: parameters, statistics of batch normalization, and optimizer state."""
 
     params: Any
     rest: Any

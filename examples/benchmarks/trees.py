@@ -66,7 +66,7 @@ class Tree(NamedTuple):
 
     @property
     def timed(self) -> bool:
-        """Whether the tree is timed. With 1e9 parameters that would take minutes."""
+        """Returns whether the tree is timed. With 1e9 parameters that would take minutes."""
         return self.parameters < 5e8
 
 

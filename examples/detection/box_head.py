@@ -16,13 +16,12 @@ from examples.detection.boxes import (
     encode_boxes,
     is_large,
 )
-from examples.detection.conv_norm import ConvNorm
+from examples.detection.conv_norm import ConvNorm, four_convs
 from examples.detection.matching import BELOW_LOW_THRESHOLD, match_boxes
 from examples.detection.nms import batched_nms
 from examples.detection.rpn import Proposals
 from examples.detection.sampling import sample_balanced
 from examples.detection.settings import Settings
-from examples.models.layers import kaiming_fan_out_init
 
 
 class TwoFC(nnx.Module):
@@ -74,10 +73,7 @@ class FourConvOneFC(nnx.Module):
         dtype: DTypeLike | None,
         rngs: nnx.Rngs,
     ):
-        init = kaiming_fan_out_init
-        self.convs = nnx.List(
-            [conv(features, features, 3, kernel_init=init, rngs=rngs) for _ in range(4)]
-        )
+        self.convs = four_convs(conv, features, rngs=rngs)
         self.fc = _make_linear(dtype, rngs)(pool * pool * features, units)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,10 +1,23 @@
 """A convolution with the normalization, if any, of a detector's FPN and heads."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from examples.models.layers import WSConv
+from examples.models.layers import WSConv, kaiming_fan_out_init
+
+
+def four_convs(
+    conv: "Callable[..., ConvNorm]", features: int, *, rngs: nnx.Rngs
+) -> nnx.List["ConvNorm"]:
+    """Makes the four 3x3 convolutions with which two of the heads begin.
+
+    Kernels start with Kaiming's normal initialization by fan-out.
+    """
+    init = kaiming_fan_out_init
+    return nnx.List([conv(features, features, 3, kernel_init=init, rngs=rngs) for _ in range(4)])
 
 
 class ConvNorm(nnx.Module):

@@ -25,7 +25,7 @@ _PASTE_MULTIPLE = 128
 
 
 class Scores(NamedTuple):
-    """What is known of detections after they are scored.
+    """The scores of detections.
 
     Attributes:
       metrics: pycocotools' numbers, such as "box_AP50". A number for sizes that no object has is

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from examples.detection.conv_norm import ConvNorm
+from examples.detection.conv_norm import ConvNorm, four_convs
 from examples.models.layers import kaiming_fan_out_init
 
 
@@ -34,9 +34,7 @@ class MaskHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         init = kaiming_fan_out_init
-        self.convs = nnx.List(
-            [conv(features, features, 3, kernel_init=init, rngs=rngs) for _ in range(4)]
-        )
+        self.convs = four_convs(conv, features, rngs=rngs)
         self.conv5_mask = nnx.ConvTranspose(
             features,
             features,

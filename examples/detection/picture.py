@@ -1,6 +1,5 @@
 """Pictures: what a detector of torchvision does with one before and after the net."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from examples.training.errors import UserError
+from examples.training.files import replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,12 +60,8 @@ def save_picture(image: "Image.Image", path: Path) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    part = path.with_name(f".{os.getpid()}{path.name}")
-    try:
+    with replacing(path) as part:
         image.save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def prepare(picture: np.ndarray, *, shortest: int = 800, longest: int = 1333) -> Prepared:

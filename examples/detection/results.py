@@ -1,4 +1,4 @@
-"""What a detection run leaves in its folder: results in COCO's format, a table, and a picture."""
+"""Writes the files of a finished detection run: results in COCO's format, a table, and a picture."""
 
 import csv
 import io

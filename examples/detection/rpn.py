@@ -23,7 +23,7 @@ from examples.detection.settings import Settings
 
 
 class RPNHead(nnx.Module):
-    """Says of each anchor whether it holds an object, and how to change it into the object's box.
+    """Predicts for each anchor whether it holds an object, and the code of the object's box.
 
     All levels of the pyramid share its layers. Kernels start from N(0, 0.01²).
 

@@ -1,4 +1,4 @@
-"""What a table or figure consists of: columns, each trained once for every arm and seed.
+"""The columns of which a table or figure consists, each trained once for every arm and seed.
 
 A column is what the paper writes in one column of a table, or draws as one pair of curves. Its arms
 differ only in their centralization. Where it has a grid, the learning rate and the weight decay are

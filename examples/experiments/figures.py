@@ -7,7 +7,6 @@ The runs are made by `examples.experiments.run`.
 """
 
 import dataclasses
-import os
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from examples.experiments.outcomes import Outcome, gather
 from examples.experiments.statistics import half_width, paired_difference
 from examples.experiments.store import RESULTS, Record, ResultsError, Store, results_path
 from examples.training.errors import SettingError, report_errors
+from examples.training.files import replacing
 
 # A colour has the same meaning in all figures. Colour-blind readers can tell these apart.
 _GC: dict[str, Any] = {"label": "with GC", "color": "#0072b2"}
@@ -332,13 +332,10 @@ def draw(name: str, scale: Scale, out: Path, *, results: Path) -> Path | str:
         figure = make(outcomes)
     except KeyError as error:
         raise ResultsError(f"{store.path}: a result lacks {error}, which {name} shows") from error
-    path, part = out / f"{name}.png", out / f".{name}.part"
+    path = out / f"{name}.png"
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(part, format="png", dpi=120)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What the results of a column's runs say together."""
+"""Gathers the results of a column's runs."""
 
 import dataclasses
 from typing import Any

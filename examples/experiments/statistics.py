@@ -1,4 +1,4 @@
-"""What paired seeds can tell about two arms: a difference, its interval and its p value."""
+"""Compares two arms by paired seeds: a difference, its interval and its p value."""
 
 from typing import NamedTuple
 

@@ -52,7 +52,7 @@ def make_table(measured: Measured) -> Table:
 
 
 def conclude(measured: Measured) -> str:
-    """Says in words whether the interval of GC's difference includes 0."""
+    """Returns in words whether the interval of GC's difference includes 0."""
     base, gc, _ = measured.values()
     difference = paired_difference(gc, base)
     if abs(difference.mean()) <= interval(difference):

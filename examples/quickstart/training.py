@@ -38,7 +38,7 @@ class Arm(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step changes: parameters, statistics of batch normalization, momentum."""
+    """The state that a step changes: parameters, statistics of batch normalization, momentum."""
 
     params: Any
     rest: Any

@@ -43,7 +43,7 @@ def _quiet_reads() -> Iterator[None]:
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held: the number of steps done, the state, and the record."""
+    """The content of a checkpoint: the number of steps done, the state, and the record."""
 
     step: int
     state: Any

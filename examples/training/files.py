@@ -7,14 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file such that a reader sees the old content or the new one, and never a part."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields the path of a new file, which takes the place of `path` when the context ends.
+
+    So a reader sees the old content or the new one, and never a part. After an error the old
+    content stays.
+    """
+    part = path.with_name(f".{os.getpid()}{path.name}")
     try:
-        part.write_text(text)
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file such that a reader sees the old content or the new one, and never a part."""
+    with replacing(path) as part:
+        part.write_text(text)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the program of a trainer does once its run is prepared."""
+"""Makes a prepared run, as the program of every trainer does."""
 
 import json
 from collections.abc import Callable

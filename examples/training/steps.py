@@ -49,7 +49,7 @@ class Loss(Protocol):
 
 
 class Evaluate(Protocol):
-    """What an evaluation step computes: sums for a classifier, boxes for a detector."""
+    """The computation of an evaluation step: sums for a classifier, boxes for a detector."""
 
     def __call__(self, model: Any, batch: Mapping[str, jax.Array], /) -> Any:
         """Returns any tree of arrays, from a net in evaluation mode and a batch."""

@@ -1,4 +1,4 @@
-"""What the pages say of this repository is there: tests by name, files by path, public names."""
+"""The things that the pages name are there: tests by name, files by path, public names."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the project says of itself agrees, and its site is published as the workflow needs it."""
+"""The versions and names of the project agree, and its site is published as the workflow needs it."""
 
 import json
 import re

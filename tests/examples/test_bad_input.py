@@ -1,4 +1,4 @@
-"""What is wrong with flags, files and data is one line before any work begins."""
+"""An error in flags, files or data is reported in one line before any work begins."""
 
 import signal
 

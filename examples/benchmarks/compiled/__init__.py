@@ -1,4 +1,4 @@
-"""What the compilers for TPU and GPU make of GC, without having a TPU or a GPU.
+"""Measures programs that the compilers for TPU and GPU produce, with and without GC. No card is needed.
 
 ``python -m examples.benchmarks.compiled``
 """

@@ -32,17 +32,17 @@ class Config:
     """
 
     cards: tuple[str, ...] = tuple(targets.CARDS)
-    """Of v5e, v5p and v6e (TPUs), and h100."""
+    """The cards: any of v5e, v5p and v6e, which are TPUs, and h100."""
     chips: tuple[int, ...] = targets.CHIPS
     """How many chips share the work: 1, 8, 256, 1024. One chip has everything (replicated)."""
     trees: tuple[str, ...] = update.TREES
     """Parameter trees; an unknown name lists the known ones."""
     optimizers: tuple[str, ...] = update.OPTIMIZERS
-    """Of sgdm, adamw, muon. Muon is compiled for trees of stacked layers only."""
+    """The optimizers: any of sgdm, adamw and muon. Muon is compiled for trees of stacked layers only."""
     layouts: tuple[str, ...] = layouts.LAYOUTS
-    """Of replicated, fsdp, outputs, inputs, both."""
+    """How kernels are split: any of replicated, fsdp, outputs, inputs and both."""
     arms: tuple[str, ...] = update.ARMS
-    """Of none (no GC), ours, plain (g - mean(g) and nothing else), optax (optax.centralize)."""
+    """The arms: any of none (no GC), ours, plain (g - mean(g) and nothing else), optax (optax.centralize)."""
     out: Path = Path("compiled.jsonl")
     """JSON lines. Cases that are in it already are not compiled again. The picture goes beside it."""
 

@@ -139,11 +139,11 @@ class Config:
     """Compile other ways to take the means for a card, without having it."""
 
     card: str = "h100"
-    """Of v5e, v5p, v6e, h100."""
+    """The cards: any of v5e, v5p, v6e and h100."""
     tree: str = "resnet50"
-    """Of resnet50, vgg11: nets whose kernels have their outputs last."""
+    """The nets: any of resnet50 and vgg11, which are nets whose kernels have their outputs last."""
     optimizer: str = "sgdm"
-    """Of sgdm, adamw."""
+    """The optimizers: any of sgdm and adamw."""
 
     def __post_init__(self):
         targets.find_card(self.card)

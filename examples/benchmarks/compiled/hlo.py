@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: kernels, collectives, copies, reads of gradients.
+"""Reads from the text of a compiled program what it does: kernels, collectives, copies, reads of gradients.
 
 The text is XLA's "HLO" after all passes: computations in braces, an instruction on each line, and one
 computation marked ENTRY.

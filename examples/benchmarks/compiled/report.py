@@ -96,7 +96,7 @@ def _in_units(size: float) -> str:
 
 
 def make_picture(records: list[Record]) -> Figure:
-    """What GC adds by the number of parameters, for each card and number of chips."""
+    """Draws what GC adds, by the number of parameters, for each card and number of chips."""
     figure = Figure(figsize=(15, 5), layout="constrained")
     panels = {
         "fusions that GC adds": lambda none, ours: ours["fusions"] - none["fusions"],

@@ -106,7 +106,7 @@ def check_topology(card: Card, chips: int) -> None:
 
 
 def find_missing(card: Card) -> str | None:
-    """Says in one line what this machine lacks to compile for the card, or returns None."""
+    """Returns in one line what this machine lacks to compile for the card, or None."""
     extra, module = _EXTRAS[card.platform]
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return (

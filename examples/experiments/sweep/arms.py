@@ -1,4 +1,4 @@
-"""What each arm of PLAN.md does to the gradient, or to the optimizer's update."""
+"""Applies each arm of PLAN.md to the gradient, or to the optimizer's update."""
 
 from typing import Any, Literal, get_args
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_gc
+from optax_gc import diagnostics
 
 Arm = Literal["none", "gc", "random_direction", "scaled_length", "optax_centralize", "gc_update"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -81,8 +82,7 @@ def share_removed(updates: Any, axes: Any) -> jax.Array:
     It is 0 for a gradient of 0.
     """
     centralized, _ = optax_gc.centralize(axes).update(updates, optax.EmptyState())
-    before, after = (optax.tree.norm(tree, squared=True) for tree in (updates, centralized))
-    return jnp.where(before > 0, 1 - after / jnp.where(before > 0, before, 1), 0)
+    return diagnostics.share_removed(optax.tree.norm(updates), optax.tree.norm(centralized))
 
 
 def _scale_to_centralized(gradient: jax.Array, over: tuple[int, ...]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the complete results of a task say: the primary outcome, the secondary ones, the controls."""
+"""Computes the outcomes of a complete task: the primary outcome, the secondary ones, the controls."""
 
 import dataclasses
 from typing import NamedTuple

@@ -185,5 +185,5 @@ class TaskResults:
 
     @property
     def complete(self) -> bool:
-        """Whether all runs of the task have a result."""
+        """Returns whether all runs of the task have a result."""
         return not self.missing_points()

@@ -63,7 +63,7 @@ class Task:
 
     @property
     def net(self) -> nets.Net:
-        """What makes the net."""
+        """Returns the function that makes the net."""
         return nets.net(self.family, self.norm)
 
 

@@ -24,7 +24,7 @@ _TRAIN_EXAMPLES = 1000
 
 
 class _Carry(NamedTuple):
-    """What changes in a step: parameters, statistics of normalization, and the optimizer's state."""
+    """The state that a step changes: parameters, statistics of normalization, and the optimizer's state."""
 
     params: Any
     statistics: Any
@@ -32,7 +32,7 @@ class _Carry(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What tells one run of a program from another.
+    """The inputs of a program, which differ between its runs.
 
     Attributes:
       key: the seed of the initial weights and of the random directions.

@@ -1,4 +1,4 @@
-"""What the benchmark of a detector's training step refuses, measures and prints."""
+"""The benchmark of a detector's training step: what it refuses, measures and prints."""
 
 from pathlib import Path
 

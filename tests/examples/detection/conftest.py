@@ -1,4 +1,4 @@
-"""What the tests of detectors share."""
+"""Fixtures that the tests of detectors share."""
 
 import pytest
 
