@@ -1,5 +1,6 @@
 """Tables and a picture of compiled update steps; nothing is compiled here."""
 
+import math
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ _MARKERS = {1: "o", 8: "s", 256: "^", 1024: "D"}
 
 
 def make_tables(records: list[Record]) -> list[Table]:
-    """One table for each card of which there is a record."""
+    """Makes one table for each card of which there is a record."""
     cases = group_by_case(records)
     return [
         _make_table(card, rows)
@@ -136,7 +137,11 @@ def make_picture(records: list[Record]) -> Figure:
         # A linear part holds zero: many programs have no collective at all.
         threshold = 1 if "fusions" in title else 1e3
         axes.set_yscale("symlog", linthresh=threshold)
-        axes.set_ylim(bottom=-threshold / 2)
+        top = 3 * max(threshold, *(measure(*pair) for pair in pairs))
+        axes.set_ylim(-threshold / 2, top)
+        # The scale's own ticks inside of the linear part would lie on each other.
+        decades = math.ceil(math.log10(top / threshold))
+        axes.set_yticks([0, *(threshold * 10**decade for decade in range(decades))])
     if pairs:
         figure.axes[0].legend(title="card, chips", fontsize=7)
     return figure
