@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import optax_gc
-from tests.test_corollary import LINEN_KINDS, NNX_KINDS, draw
+from tests.linear_kinds import LINEN_KINDS, NNX_KINDS, draw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
