@@ -31,7 +31,7 @@ class Coco:
     """One split of a data set in COCO's format. Its images are read one by one.
 
     Objects that cannot be trained on are left out: crowds, objects marked as `ignore`, and objects
-    less than one pixel wide or high, such as two in train2017 whose area is 0. The annotation file still holds them for the evaluation.
+    less than one pixel wide or high. The annotation file still holds them for the evaluation.
 
     Attributes:
       path: the annotation file.
@@ -267,7 +267,7 @@ def _box(where: str, entry: Mapping[str, Any], height: int, width: int) -> np.nd
             f"{where}: expected a bbox of four numbers [x, y, width, height], found {str(box)[:80]}"
         )
     x, y, w, h = box
-    # Where the file itself says that the area is 0, it is no slip: COCO has two such objects.
+    # Where the file itself says that the area is 0, the box is not a mistake.
     if min(w, h) < 0 or (min(w, h) == 0 and entry.get("area") != 0):
         raise DatasetError(f"{where}: the bbox {box} has no area; correct it or remove it")
     outside = x < -_ROUNDING or y < -_ROUNDING

@@ -189,42 +189,29 @@ def choose_images(data: Coco, *, empty: bool = False) -> np.ndarray:
 
 
 def train_batches(
-    data: Coco,
-    rows: np.ndarray,
-    preparation: Preparation,
+    plan: "Plan",
     *,
-    batch_size: int,
-    seed: int,
     epochs: int,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Stream:
-    """Makes shuffled batches; half of the images are mirrored, others in each epoch.
+    """Makes the batches of a plan.
 
-    Batch k depends only on the seed and on k, for any number of workers, and all processes together
+    Batch k depends only on the plan and on k, for any number of workers, and all processes together
     see the same images as one process would.
 
     Args:
-      data: the data set.
-      rows: the places of the images.
-      preparation: how images become arrays.
-      batch_size: the number of images in a step, over all processes together.
-      seed: the seed of order and mirroring.
+      plan: which images are in which batch.
       epochs: the number of passes over the images.
       workers: the number of processes that make batches; with 0, a thread does it.
       process_index: the number of this process, which takes its share of every batch.
-      process_count: the number of processes, a divisor of `batch_size`.
+      process_count: the number of processes, a divisor of the plan's batch size.
 
     Returns:
       Batches of ``image`` float32 (N, H, W, 3), ``size`` int32 (N, 2), and the objects as
-      `stack_targets` returns them, with N = batch_size / process_count.
-
-    Raises:
-      SettingError: an image has more objects than there are places.
+      `stack_targets` returns them, with N = batch size / process_count.
     """
-    check_objects(data, rows, preparation)
-    plan = Plan(data, rows, preparation, batch_size, seed)
     source = _TrainBatches(plan, epochs, process_index, process_count)
     return Stream(grain.MapDataset.source(source), workers)
 
@@ -240,11 +227,31 @@ def check_objects(data: Coco, rows: np.ndarray, preparation: Preparation) -> Non
         )
 
 
+def group_by_bucket(data: Coco, rows: np.ndarray, preparation: Preparation) -> list[np.ndarray]:
+    """Returns the places of the images of each bucket that has any."""
+    buckets = np.array([preparation.bucket(data.sizes[row]) for row in rows])
+    return [rows[buckets == bucket] for bucket in np.unique(buckets)]
+
+
+def fill_batches(group: np.ndarray, batch_size: int) -> np.ndarray:
+    """Divides images into batches, of which the last one is filled with the first images."""
+    number = -(-len(group) // batch_size)
+    return np.resize(group, number * batch_size).reshape(number, batch_size)
+
+
 class Plan:
-    """Which images are in which training batch.
+    """Decides which images are in which training batch, and which of them are mirrored.
 
     In each epoch, the images of each bucket are shuffled and dealt out. The last batch of a bucket
-    is filled with the first images of the bucket. Then the batches are shuffled.
+    is filled with the first images of the bucket. Then the batches are shuffled. Half of the images
+    are mirrored, others in each epoch.
+
+    Args:
+      data: the data set.
+      rows: the places of the images.
+      preparation: how images become arrays.
+      batch_size: the number of images in a step, over all processes together.
+      seed: the seed of order and mirroring.
     """
 
     def __init__(
@@ -252,8 +259,7 @@ class Plan:
     ):
         self.data, self.preparation = data, preparation
         self.batch_size, self.seed = batch_size, seed
-        buckets = np.array([preparation.bucket(data.sizes[row]) for row in rows])
-        self._groups = [rows[buckets == bucket] for bucket in np.unique(buckets)]
+        self._groups = group_by_bucket(data, rows, preparation)
         self._epoch: tuple[int, np.ndarray] | None = None
 
     @property
@@ -271,11 +277,7 @@ class Plan:
 
     def _deal(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 0, epoch])
-        batches = []
-        for group in self._groups:
-            number = -(-len(group) // self.batch_size)
-            filled = np.resize(rng.permutation(group), number * self.batch_size)
-            batches.append(filled.reshape(number, self.batch_size))
+        batches = [fill_batches(rng.permutation(group), self.batch_size) for group in self._groups]
         return rng.permutation(np.concatenate(batches))
 
 
@@ -315,7 +317,7 @@ def evaluation_batches(
     """Makes the batches of one pass over images, each bucket by itself.
 
     The last batch of a bucket is filled with the first images of the bucket. All processes have the
-    same number of batches. The arguments are those of `train_batches`.
+    same number of batches. The arguments are those of `Plan` and of `train_batches`.
 
     Returns:
       Batches of ``image`` and ``size`` as for the training, ``row`` int32 (N,), the places of the
@@ -339,12 +341,9 @@ class _EvaluationBatches:
         share: slice,
     ):
         self._data, self._preparation, self._share = data, preparation, share
-        buckets = np.array([preparation.bucket(data.sizes[row]) for row in rows])
         self._batches = []
-        for bucket in np.unique(buckets):
-            group = rows[buckets == bucket]
-            number = -(-len(group) // batch_size)
-            filled = np.resize(group, number * batch_size).reshape(number, batch_size)
+        for group in group_by_bucket(data, rows, preparation):
+            filled = fill_batches(group, batch_size)
             counts = np.arange(filled.size).reshape(filled.shape) < len(group)
             self._batches.extend(zip(filled, counts, strict=True))
 

@@ -21,7 +21,7 @@ _COCO = Config(
     clip_norm=35.0,
 )
 _TWICE = {"epochs": 24, "milestones": (16, 22)}
-# Chosen to learn in minutes on a laptop. Nothing is tuned, with GC or without.
+# A small net and small images, for a CPU. Nothing is tuned, with GC or without.
 _SCENES = Config(
     dataset="scenes",
     train_split="train",

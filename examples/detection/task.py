@@ -85,7 +85,7 @@ class Trainer:
             self._steps[key] = compile_steps(*key, self._mesh)
         compiled = self._steps[key]
         check_shapes(config, data, compiled, self._mesh)
-        return make_task(config, data, compiled, plan.steps_per_epoch, self._mesh, self._workers)
+        return make_task(config, data, compiled, plan, self._mesh, self._workers)
 
 
 def _net_settings(config: Config) -> Config:
@@ -244,7 +244,7 @@ def make_task(
     config: Config,
     data: Data,
     compiled: Steps,
-    steps_per_epoch: int,
+    plan: pipeline.Plan,
     mesh: Mesh,
     workers: int = 0,
 ) -> Task:
@@ -264,7 +264,6 @@ def make_task(
         return sharding.put_state(state, compiled.shardings)
 
     share: dict[str, Any] = {
-        "batch_size": config.batch_size,
         "workers": workers,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
@@ -272,16 +271,19 @@ def make_task(
     scorer = Scorer(data.test, data.test_rows, masks=config.masks)
     last: list[Scores] = []
 
+    tested = pipeline.evaluation_batches(
+        data.test, data.test_rows, data.preparation, batch_size=config.batch_size, **share
+    )
+
     def evaluate(state):
-        batches = pipeline.evaluation_batches(data.test, data.test_rows, data.preparation, **share)
         # Every process has the detections of all images, so each computes the same scores.
-        last[:] = [scorer.score(evaluate_batches(compiled.eval_step, state, batches, mesh))]
+        last[:] = [scorer.score(evaluate_batches(compiled.eval_step, state, tested, mesh))]
         return last[0].metrics
 
-    spec = optimizer_spec(config, steps_per_epoch=steps_per_epoch)
+    spec = optimizer_spec(config, steps_per_epoch=plan.steps_per_epoch)
     job = Job(
         epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=plan.steps_per_epoch,
         evaluate_every=config.evaluate_every,
         examples_per_step=config.batch_size,
         learning_rate=optimizers.schedule_of(spec, config.learning_rate),
@@ -289,14 +291,7 @@ def make_task(
         init=init,
         train_step=compiled.train_step,
         evaluate=evaluate,
-        batches=pipeline.train_batches(
-            data.train,
-            data.train_rows,
-            data.preparation,
-            seed=config.seed,
-            epochs=config.epochs,
-            **share,
-        ),
+        batches=pipeline.train_batches(plan, epochs=config.epochs, **share),
         progress=_PROGRESS if config.masks else {"loss": _PROGRESS["loss"]},
     )
     return Task(config, data, compiled, job, lambda: last[0] if last else None)

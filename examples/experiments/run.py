@@ -62,13 +62,10 @@ def main() -> None:
 
         from examples.experiments.runner import make_runs, plan_runs
         from examples.experiments.store import RESULTS
-        from examples.training.provenance import commit
+        from examples.training.provenance import require_commit
 
-        if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
-            raise SettingError(
-                "Python files differ from the last commit, so the results could not be traced "
-                "to a commit. Commit them, or pass --allow-dirty for a trial"
-            )
+        if not arguments.allow_dirty:
+            require_commit()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

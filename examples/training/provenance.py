@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from examples.training.errors import SettingError
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 
 
@@ -21,6 +23,19 @@ def provenance() -> dict[str, Any]:
         "processes": jax.process_count(),
         "commit": commit(),
     }
+
+
+def require_commit() -> None:
+    """Checks that this code is that of a commit, as far as Git is at hand.
+
+    Raises:
+      SettingError: Python files have changed since the last commit.
+    """
+    if (commit() or "").endswith("-dirty"):
+        raise SettingError(
+            "Python files differ from the last commit, so the results could not be traced to a "
+            "commit. Commit them, or pass --allow-dirty for a trial"
+        )
 
 
 def commit() -> str | None:

@@ -19,7 +19,7 @@ import tyro
 from examples.experiments.store import RESULTS, locked
 from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.tasks import SEEDS, TASKS, Task, find_task
-from examples.training.errors import SettingError, report_errors
+from examples.training.errors import report_errors
 
 FOLDER = RESULTS / "sweep"
 
@@ -107,13 +107,10 @@ def main() -> None:
         arguments = tyro.cli(
             Arguments, prog="python -m examples.experiments.sweep.run", description=__doc__
         )
-        from examples.training.provenance import commit
+        from examples.training.provenance import require_commit
 
-        if (commit() or "").endswith("-dirty") and not arguments.allow_dirty:
-            raise SettingError(
-                "Python files differ from the last commit, so the results could not be traced to a "
-                "commit. Commit them, or pass --allow-dirty for a trial"
-            )
+        if not arguments.allow_dirty:
+            require_commit()
         tasks = [find_task(name) for name in arguments.tasks or TASKS]
 
         def show(text: str) -> None:

@@ -140,7 +140,8 @@ def test_batches_are_the_same_for_processes_and_after_a_restart(tmp_path):
     assert rows.tolist() == [0, 1, 3, 4, 6, 7]  # one image is empty and one too small
 
     def make(**share):
-        return pipeline.train_batches(data, rows, SMALL, batch_size=2, seed=3, epochs=5, **share)
+        plan = pipeline.Plan(data, rows, SMALL, 2, seed=3)
+        return pipeline.train_batches(plan, epochs=5, **share)
 
     whole = take(make(), 6)
     parts = [take(make(process_index=i, process_count=2), 6) for i in range(2)]
@@ -157,9 +158,8 @@ def test_batches_are_the_same_for_processes_and_after_a_restart(tmp_path):
 
 def test_there_is_one_shape_for_each_bucket(tmp_path):
     data = make_data(tmp_path)
-    stream = pipeline.train_batches(
-        data, np.arange(len(data)), SMALL, batch_size=2, seed=0, epochs=8
-    )
+    plan = pipeline.Plan(data, np.arange(len(data)), SMALL, 2, seed=0)
+    stream = pipeline.train_batches(plan, epochs=8)
     shapes = {batch["image"].shape[1:3] for batch in take(stream, 20)}
     assert shapes == {SMALL.buckets[SMALL.bucket(size)] for size in data.sizes}
     assert len(SMALL.buckets) == 2
