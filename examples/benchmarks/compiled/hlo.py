@@ -140,7 +140,7 @@ def count_reads(program: list[Instruction], parameters: int) -> float:
 
 
 def _sizes(shape: str) -> list[int]:
-    """Bytes of each array in a shape, which may be a tuple."""
+    """Returns the bytes of each array in a shape, which may be a tuple."""
     sizes = []
     for name, bits, dimensions in _ARRAY.findall(shape):
         count = math.prod(int(size) for size in dimensions.split(",") if size)
@@ -149,7 +149,7 @@ def _sizes(shape: str) -> list[int]:
 
 
 def _crossed_axes(rest: str, mesh: dict[str, int]) -> tuple[str, ...]:
-    """The axes of the mesh along which the members of a group differ."""
+    """Returns the axes of the mesh along which the members of a group differ."""
     crossed = set()
     for group in _groups(rest, math.prod(mesh.values())):
         places = np.array(np.unravel_index(group, tuple(mesh.values())))
@@ -158,7 +158,7 @@ def _crossed_axes(rest: str, mesh: dict[str, int]) -> tuple[str, ...]:
 
 
 def _groups(rest: str, devices: int) -> Iterator[list[int]]:
-    """The groups of devices that a collective joins, in any of XLA's ways to write them."""
+    """Yields the groups of devices that a collective joins, in any of XLA's ways to write them."""
     if match := re.search(
         r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}",
         rest,
@@ -182,7 +182,7 @@ def _groups(rest: str, devices: int) -> Iterator[list[int]]:
 
 
 def _devices(shape: str, order: str | None) -> np.ndarray:
-    """All devices in the order of a shape whose axes are transposed, flat where they are not."""
+    """Returns all devices in the order of a shape whose axes are transposed; flat if they are not."""
     sizes = _numbers(shape)
     ids = np.arange(math.prod(sizes)).reshape(sizes)
     return ids.transpose(_numbers(order)) if order else ids

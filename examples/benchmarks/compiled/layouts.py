@@ -20,7 +20,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from examples.benchmarks.trees import Tree
-from optax_gc._axes import leaf_name
 
 LAYOUTS = ("replicated", "fsdp", "outputs", "inputs", "both")
 SMALL = 2**20
@@ -66,7 +65,9 @@ def split(tree: Tree, layout: str, chips: int) -> tuple[Grid, list[P]]:
         have more than `SMALL` weights. The leaf and the mesh's axis are named.
     """
     grid = make_grid(layout, chips)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree.params)]
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree.params)
+    ]
     specs = []
     for path, (leaf, inputs) in zip(paths, tree.leaves, strict=True):
         spec: list[str | None] = [None] * len(leaf.shape)
@@ -79,7 +80,7 @@ def split(tree: Tree, layout: str, chips: int) -> tuple[Grid, list[P]]:
 
 
 def _candidates(use: str, leaf, inputs) -> list[int]:
-    """The axes of a leaf that may be split for a use."""
+    """Returns the axes of a leaf that may be split for a use."""
     every = range(len(leaf.shape))
     if not inputs:  # not a kernel; a vector is small and stays whole
         return list(every) if len(leaf.shape) > 1 else []
@@ -97,18 +98,18 @@ def _place(spec, leaf, candidates, mesh_axis, grid, path) -> None:
     elif free and _part(leaf, spec, grid) > SMALL:
         lengths = ", ".join(f"axis {axis} of length {leaf.shape[axis]}" for axis in free)
         raise ValueError(
-            f"the leaf {leaf_name(path)} of shape {leaf.shape} cannot be split over the {chips} "
+            f"the leaf {path} of shape {leaf.shape} cannot be split over the {chips} "
             f"chips of mesh axis {mesh_axis!r}: {chips} does not divide {lengths}"
         )
 
 
 def _part(leaf, spec, grid) -> int:
-    """The weights of a leaf that one chip has."""
+    """Returns the number of a leaf's weights that one chip has."""
     return leaf.size // math.prod(grid.axes[name] for name in spec if name)
 
 
 def count_bytes_per_chip(tree: Tree, grid: Grid, specs: list[P]) -> int:
-    """Bytes of one copy of the parameters on one chip."""
+    """Returns the bytes of one copy of the parameters on one chip."""
     return sum(
         leaf.dtype.itemsize * _part(leaf, spec, grid)
         for (leaf, _), spec in zip(tree.leaves, specs, strict=True)
@@ -116,7 +117,7 @@ def count_bytes_per_chip(tree: Tree, grid: Grid, specs: list[P]) -> int:
 
 
 def count_means_bytes_per_chip(tree: Tree, grid: Grid, specs: list[P]) -> int:
-    """Bytes of the means of the weight vectors of which a chip has a part, in float32."""
+    """Returns the bytes of the means of the weight vectors of which a chip has a part, in float32."""
     total = 0
     for (leaf, inputs), spec in zip(tree.leaves, specs, strict=True):
         if inputs:
