@@ -228,11 +228,9 @@ def test_each_mode_is_traced_once(norm):
 @pytest.mark.parametrize(("block", "cardinality"), [(BasicBlock, 1), (Bottleneck, 4)])
 def test_shardings_change_no_number(block, cardinality):
     expansion = 2 * cardinality if cardinality > 1 else 1
-    model = tiny(
-        block, (1, 1), expansion=expansion, cardinality=cardinality, stem="cifar", width=16
-    )
+    model = tiny(block, (1,), expansion=expansion, cardinality=cardinality, stem="cifar", width=16)
     graph, state = nnx.split(model)
-    x = jax.random.normal(jax.random.key(0), (8, 14, 14, 3))
+    x = jax.random.normal(jax.random.key(0), (8, 6, 6, 3))
 
     @jax.jit
     def forward(state, x):
