@@ -47,6 +47,8 @@ class Command:
             raise SettingError(f"--out {self.target} is the picture itself: choose another name")
         if self.target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise SettingError(f"--out {self.target} must end in .png or .jpg")
+        if self.target.is_dir():
+            raise SettingError(f"--out {self.target} is a folder: name a picture in it")
         if not self.target.parent.is_dir():
             raise SettingError(f"--out {self.target}: there is no folder {self.target.parent}")
 
@@ -72,14 +74,18 @@ def run(command: Command) -> None:
     from examples.detection import picture as pictures
     from examples.detection import pretrained
     from examples.detection.drawing import draw_objects
-    from examples.models.pretrained import read_file
+    from examples.models.pretrained import WeightsError, read_file
 
     picture = pictures.read_picture(command.image)
-    model = pretrained.create_from_state(
-        read_file(command.weights),
-        norm_epsilon=command.norm_epsilon,
-        score_threshold=command.score_threshold,
-    )
+    state = read_file(command.weights)
+    try:
+        model = pretrained.create_from_state(
+            state,
+            norm_epsilon=command.norm_epsilon,
+            score_threshold=command.score_threshold,
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{command.weights}: {error}") from error
     names = read_class_names(command.class_names, model.num_classes)
     prepared = pictures.prepare(picture)
     print(f"compiling for {prepared.images.shape[1]} x {prepared.images.shape[2]} pixels …")

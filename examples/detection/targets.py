@@ -25,13 +25,21 @@ def stack_targets(
 
     Raises:
       SettingError: an image has more objects than places, or ``max_objects`` is below 1.
-      ValueError: the arrays of an image do not fit together.
+      ValueError: there is no image, the arrays of an image do not fit together, or an object has
+        label 0 or a box that is not finite.
     """
     if max_objects < 1:
         raise SettingError(f"--max-objects must be at least 1, not {max_objects}")
+    if not targets:
+        raise ValueError("a batch needs at least one image")
     rows = []
     for image, target in enumerate(targets):
         target = {name: np.asarray(value) for name, value in target.items()}
+        if not {"boxes", "labels"} <= target.keys() == targets[0].keys():
+            raise ValueError(
+                f"image {image} has {', '.join(sorted(target)) or 'nothing'}: each image of a batch "
+                "needs boxes and labels, and masks if any image has masks"
+            )
         number = len(target["labels"])
         for name, value in target.items():
             if len(value) != number:
@@ -40,6 +48,10 @@ def stack_targets(
             raise ValueError(
                 f"image {image}: boxes must be ({number}, 4), not {target['boxes'].shape}"
             )
+        if (target["labels"] < 1).any():
+            raise ValueError(f"image {image}: labels must be from 1 on, since 0 is the background")
+        if not np.isfinite(target["boxes"]).all():
+            raise ValueError(f"image {image}: boxes must be finite numbers")
         if number > max_objects:
             raise SettingError(
                 f"image {image} of the batch has {number} objects, and there are places for "

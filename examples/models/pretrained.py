@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,9 +173,16 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"{path}: a .pth file needs PyTorch to be read. Install torch, or use .safetensors"
         ) from error
-    # A pickle can run any code. This reads only tensors.
+    # A pickle can run any code. This reads only tensors. It does not compare them with the checksums
+    # in the file, so changed bytes would be taken for weights.
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise WeightsError(f"{path}: the file is damaged, at {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:  # many kinds of errors, which advise to turn this safety off
         raise WeightsError(
             f"{path}: the file is damaged, or holds more than tensors by name. Save the state dict "

@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     (folder / "names.txt").write_text("ant\nbee\ncow\ndog\n\nelk\n")
     (folder / "text.png").write_text("no picture")
     (folder / "two.txt").write_text("ant\nbee\n")
+    (folder / "folder.png").mkdir()
     save_file({"fc.weight": np.ones((2, 2), np.float32)}, folder / "other.safetensors")
     return folder
 
@@ -70,9 +71,13 @@ def test_objects_are_printed_and_drawn(folder, monkeypatch, capsys):
         ("text.png --weights net.safetensors", "text.png: this is not a picture"),
         ("noise.png --weights none.safetensors", "none.safetensors: no such file"),
         ("noise.png --weights names.txt", "names.txt: expected a .safetensors or a .pth file"),
-        ("noise.png --weights other.safetensors", "not the weights of a Faster or Mask R-CNN"),
+        (
+            "noise.png --weights other.safetensors",
+            "other.safetensors: these are not the weights of a Faster or Mask R-CNN",
+        ),
         ("noise.png --weights net.safetensors --out noise.png", "is the picture itself"),
         ("noise.png --weights net.safetensors --out a/b.png", "there is no folder a"),
+        ("noise.png --weights net.safetensors --out folder.png", "folder.png is a folder"),
         ("noise.png --weights net.safetensors --out b.gif", "must end in .png or .jpg"),
         ("noise.png --weights net.safetensors --score-threshold 2", "must be 0 to 1, not 2.0"),
         ("noise.png --weights net.safetensors --norm-epsilon -1", "--norm-epsilon must be"),
@@ -84,14 +89,14 @@ def test_objects_are_printed_and_drawn(folder, monkeypatch, capsys):
 )
 def test_bad_input_is_refused_in_one_line(folder, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(pretrained, "NAMES", ("resnet18",))
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(SystemExit) as error:
         run(monkeypatch, folder, *arguments.split())
     text = str(error.value)
     assert text.startswith("stopped: ")
     assert message in text
     assert "\n" not in text
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_coco_names_belong_to_91_classes():

@@ -42,3 +42,17 @@ def test_arrays_that_do_not_belong_together_are_refused():
         stack_targets([{**make_target(2), "masks": np.ones((1, 2, 3))}], 3)
     with pytest.raises(ValueError, match=r"boxes must be \(2, 4\), not \(2, 5\)"):
         stack_targets([{**make_target(2), "boxes": np.ones((2, 5))}], 3)
+    without = {name: x for name, x in make_target(2).items() if name != "masks"}
+    with pytest.raises(ValueError, match="image 1 has boxes, labels: each image"):
+        stack_targets([make_target(2), without], 3)
+    with pytest.raises(ValueError, match="image 0 has boxes: each image"):
+        stack_targets([{"boxes": np.ones((2, 4))}], 3)
+    with pytest.raises(ValueError, match="at least one image"):
+        stack_targets([], 3)
+
+
+def test_objects_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="image 0: labels must be from 1 on"):
+        stack_targets([{**make_target(2), "labels": np.array([1, 0])}], 3)
+    with pytest.raises(ValueError, match="image 0: boxes must be finite"):
+        stack_targets([{**make_target(2), "boxes": np.full((2, 4), np.nan)}], 3)

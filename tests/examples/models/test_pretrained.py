@@ -3,6 +3,7 @@
 import functools
 import sys
 import types
+import zipfile
 from typing import Any
 
 import jax
@@ -195,6 +196,19 @@ def test_a_damaged_pth_file_is_named_without_advice_to_turn_safety_off(torch_fil
     with pytest.raises(WeightsError, match=r"net\.pth: the file is damaged") as error:
         pretrained.read_file(path)
     assert "weights_only" not in str(error.value)
+
+
+def test_a_changed_byte_in_a_pth_file_is_found_by_its_checksum(torch_file, path):
+    # PyTorch's files are ZIP archives, whose checksums it does not check.
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data/0", bytes(1000))
+    torch_file["content"] = {"bn1.weight": Tensor()}
+    pretrained.read_file(path)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"net\.pth: the file is damaged, at net/data/0$"):
+        pretrained.read_file(path)
 
 
 def test_pth_file_needs_pytorch(monkeypatch, path):
