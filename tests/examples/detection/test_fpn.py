@@ -59,5 +59,5 @@ def test_normalized_pyramid_has_no_bias_and_keeps_two_channels_in_a_group():
     conv = functools.partial(ConvNorm, norm="gn", weight_standardization=True, dtype=None)
     block = conv(4, 12, 3, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
     assert block.conv.bias is None
-    assert block.norm is not None
+    assert isinstance(block.norm, nnx.GroupNorm)
     assert block.norm.num_groups == 6
