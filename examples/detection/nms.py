@@ -15,8 +15,9 @@ import numpy as np
 
 from examples.detection.boxes import box_iou
 
-# Larger blocks need fewer steps one after another, which accelerators like, and more comparisons of
-# boxes that are suppressed anyway. On CPU sizes from 64 to 256 take about the same time.
+# Larger blocks need fewer steps one after another, and more comparisons of boxes that are suppressed
+# anyway. On CPU sizes from 64 to 256 take about the same time. By the compilers for TPU and H100, one
+# block of 2000 boxes is better there.
 BLOCK = 256
 
 
