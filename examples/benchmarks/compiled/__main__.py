@@ -34,7 +34,8 @@ class Config:
     cards: tuple[str, ...] = tuple(targets.CARDS)
     """The cards: any of v5e, v5p and v6e, which are TPUs, and h100."""
     chips: tuple[int, ...] = targets.CHIPS
-    """How many chips share the work: 1, 8, 256, 1024. One chip has everything (replicated)."""
+    """How many chips share the work: 1, 8, 256, 1024 or 4096. Cards that have no topology of so many are
+    left out. One chip has everything (replicated)."""
     trees: tuple[str, ...] = update.TREES
     """Parameter trees; an unknown name lists the known ones."""
     optimizers: tuple[str, ...] = update.OPTIMIZERS
@@ -61,8 +62,13 @@ class Config:
             for name in given:
                 if name not in names:
                     raise ValueError(f"--{flag} {name}: unknown; there are {', '.join(names)}")
-        for name, chips in itertools.product(self.cards, self.chips):
-            targets.check_topology(targets.find_card(name), chips)
+        if not self.chips:
+            known_chips = ", ".join(map(str, targets.CHIPS))
+            raise ValueError(f"--chips needs at least one number; there are {known_chips}")
+        cards = [targets.find_card(name) for name in self.cards]
+        for chips in self.chips:
+            if not any(chips in card.topologies for card in cards):
+                targets.check_topology(cards[0], chips)
         if self.out.suffix != ".jsonl":
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
         if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
@@ -70,11 +76,17 @@ class Config:
 
 
 def list_cases(config: Config) -> Iterator[update.Case]:
-    """Returns every combination that makes sense; on one chip only the replicated layout does."""
+    """Returns every combination that makes sense.
+
+    A card goes only with the numbers of chips of which it has a topology. On one chip the layout is
+    replicated, and only there and on 8 chips.
+    """
     every = itertools.product(
         config.cards, config.chips, config.trees, config.optimizers, config.layouts
     )
     for case in itertools.starmap(update.Case, every):
+        if case.chips not in targets.find_card(case.card).topologies:
+            continue
         if (case.chips == 1) == (case.layout == "replicated") or case.chips == 8:
             yield case
 

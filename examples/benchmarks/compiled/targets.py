@@ -30,27 +30,28 @@ class Card(NamedTuple):
 CARDS = {
     card.name: card
     for card in (
-        Card("v5e", "tpu", 16e9, 819e9, 197e12, {1: "1x1", 8: "2x4", 256: "16x16", 1024: "32x32"}),
+        # A pod of v5e or v6e has 256 chips. The compiler takes larger shapes, but there are none.
+        Card("v5e", "tpu", 16e9, 819e9, 197e12, {1: "1x1", 8: "2x4", 256: "16x16"}),
         Card(
             "v5p",
             "tpu",
             95e9,
             2765e9,
             459e12,
-            {1: "1x1x1", 8: "2x2x2", 256: "4x8x8", 1024: "8x8x16"},
+            {1: "1x1x1", 8: "2x2x2", 256: "4x8x8", 1024: "8x8x16", 4096: "16x16x16"},
         ),
-        Card("v6e", "tpu", 32e9, 1640e9, 918e12, {1: "1x1", 8: "2x4", 256: "16x16", 1024: "32x32"}),
+        Card("v6e", "tpu", 32e9, 1640e9, 918e12, {1: "1x1", 8: "2x4", 256: "16x16"}),
         Card(
             "h100",
             "cuda",
             80e9,
             3352e9,
             989e12,
-            {1: "1x1x1", 8: "1x1x8", 256: "1x32x8", 1024: "1x128x8"},
+            {1: "1x1x1", 8: "1x1x8", 256: "1x32x8", 1024: "1x128x8", 4096: "1x512x8"},
         ),
     )
 }
-CHIPS = (1, 8, 256, 1024)
+CHIPS = (1, 8, 256, 1024, 4096)
 
 # The extra of pyproject.toml that brings each compiler, and the module that tells whether it is here.
 _EXTRAS = {"tpu": ("tpu", "libtpu"), "cuda": ("cuda-compiler", "jax_cuda13_plugin")}

@@ -197,6 +197,7 @@ def test_a_case_that_does_not_fit_into_memory_says_how_much_is_needed():
             {"chips": (7,)},
             r"no topology of 7 chips is known for v5e; there are 1 \(1x1\), 8 \(2x4\)",
         ),
+        ({"chips": ()}, "--chips needs at least one number; there are 1, 8, 256, 1024, 4096"),
         ({"trees": ("resnet5",)}, "--trees resnet5: unknown; there are resnet50, vit_b16"),
         ({"layouts": ("rows",)}, "--layouts rows: unknown; there are replicated, fsdp"),
         ({"optimizers": ("lion",)}, "--optimizers lion: unknown; there are sgdm, adamw, muon"),
@@ -234,6 +235,18 @@ def test_one_chip_has_the_replicated_layout_only():
     cases = list(program.list_cases(program.Config(cards=("v5e",), trees=("vgg11",))))
     assert {case.layout for case in cases if case.chips == 1} == {"replicated"}
     assert {case.layout for case in cases if case.chips == 8} == set(layouts.LAYOUTS)
+
+
+def test_a_card_is_left_out_where_it_has_no_topology_of_so_many_chips():
+    config = program.Config(cards=("v5e", "v5p"), chips=(256, 4096), trees=("llama_1g",))
+    cases = list(program.list_cases(config))
+    assert {(case.card, case.chips) for case in cases} == {
+        ("v5e", 256),
+        ("v5p", 256),
+        ("v5p", 4096),
+    }
+    with pytest.raises(ValueError, match=r"no topology of 1024 chips is known for v5e"):
+        program.Config(cards=("v5e", "v6e"), chips=(8, 1024))
 
 
 def test_only_what_gc_adds_counts_among_collectives():
