@@ -34,7 +34,7 @@ class Config:
     cards: tuple[str, ...] = tuple(targets.CARDS)
     """The cards: any of v5e, v5p and v6e, which are TPUs, and h100."""
     chips: tuple[int, ...] = targets.CHIPS
-    """How many chips share the work: 1, 8, 256, 1024 or 4096. Cards that have no topology of so many are
+    """How many chips share the work: 1, 8, 256, 1024 or 4096. A card that has no topology of so many is
     left out. One chip has everything (replicated)."""
     trees: tuple[str, ...] = update.TREES
     """Parameter trees; an unknown name lists the known ones."""
@@ -65,10 +65,9 @@ class Config:
         if not self.chips:
             known_chips = ", ".join(map(str, targets.CHIPS))
             raise ValueError(f"--chips needs at least one number; there are {known_chips}")
-        cards = [targets.find_card(name) for name in self.cards]
         for chips in self.chips:
-            if not any(chips in card.topologies for card in cards):
-                targets.check_topology(cards[0], chips)
+            if chips not in targets.CHIPS:
+                targets.check_topology(targets.find_card(self.cards[0]), chips)
         if self.out.suffix != ".jsonl":
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
         if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
@@ -116,6 +115,11 @@ def run(config: Config, console: Console) -> list[update.Record]:
     records = read_records(config.out)
     done = {(*(row[key] for key in update.Case._fields), row["arm"]) for row in records}
     plans, refused = [], []
+    for name, chips in itertools.product(config.cards, config.chips):
+        try:
+            targets.check_topology(targets.find_card(name), chips)
+        except ValueError as error:
+            refused.append(((name, chips), str(error)))
     trees = {name: update.create_tree(name) for name in config.trees}
     for case in list_cases(config):
         arms = tuple(arm for arm in config.arms if (*case, arm) not in done)
