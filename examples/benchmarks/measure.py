@@ -254,11 +254,22 @@ def paired_ratio(times: np.ndarray, base: np.ndarray) -> Ratio:
     )
 
 
+def find_device() -> Any:
+    """Returns the device on which JAX computes if nothing else is asked for."""
+    (device,) = jax.numpy.zeros(()).devices()
+    return device
+
+
 def available_bytes() -> int:
     """Returns the bytes that can still be allocated on the accelerator, or else in main memory."""
-    memory = jax.devices()[0].memory_stats()
+    memory = find_device().memory_stats()
     if memory:
         return memory["bytes_limit"] - memory["bytes_in_use"]
+    return available_host_bytes()
+
+
+def available_host_bytes() -> int:
+    """Returns the bytes that can still be allocated in main memory."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())

@@ -2,8 +2,9 @@
 
 Each update step is compiled for shapes. Its bytes moved, its temporaries, and its seconds to trace and
 to compile are counted. Then it is timed in place. The arms take turns, and a second arm without GC
-shows how far two equal programs differ by chance. After that come a whole training step and the
+shows how far two equal programs differ by chance. After that come whole training steps and the
 traffic between eight virtual devices. Run nothing else on the machine, or the times are worthless.
+Everything but that traffic is measured on one device: a GPU or a TPU if JAX finds one, or else the CPU.
 
     python -m examples.benchmarks.overhead --help
 """
@@ -18,17 +19,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
-import optax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from examples.benchmarks import measure, report, step, trees
-from optax_gc import centralize
 
 Record = dict[str, Any]
 
@@ -44,6 +43,8 @@ class Config:
     --optimizers sgdm.
     """
 
+    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    """The kind of device to measure. By default it is the one that JAX uses by itself."""
     trees: tuple[str, ...] = trees.NAMES
     """The parameter trees to measure. The error for an unknown name lists the known ones."""
     optimizers: tuple[str, ...] = tuple(measure.OPTIMIZERS)
@@ -53,7 +54,10 @@ class Config:
     seconds: float = 5.0
     """The time after which no further round starts for a tree and optimizer, once it has had 6."""
     step_rounds: int = 20
-    """The number of rounds of the whole training step (ResNet-20 on 32x32 images). 0 leaves it out."""
+    """The number of rounds of each whole training step. 0 leaves the steps out."""
+    steps: tuple[str, ...] | None = None
+    """The nets of the whole training steps: resnet20 on 32x32 images in float32, and resnet50 and vit_b16
+    on 224x224 images in bfloat16. By default resnet20 on a CPU, and the other two elsewhere."""
     batch: int = 128
     """The number of images in a training step."""
     out: Path = Path("overhead.jsonl")
@@ -73,12 +77,38 @@ class Config:
                 )
         if not self.seconds >= 0:
             raise ValueError(f"--seconds {self.seconds}: it must be 0 or more")
+        for name in self.steps or ():
+            if name not in step.NETS:
+                raise ValueError(f"--steps {name}: unknown; there are {', '.join(step.NETS)}")
+        if self.steps == ():
+            raise ValueError(
+                "--steps needs at least one name; --step-rounds 0 leaves the steps out"
+            )
         if self.batch < 1:
             raise ValueError(f"--batch {self.batch}: it must be at least 1")
         if self.out.suffix != ".jsonl":
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
         if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
             raise ValueError(f"--out {self.out}: no file can be written there")
+
+
+def use_platform(platform: str | None) -> None:
+    """Makes the first device of a kind the one on which everything is computed.
+
+    Raises:
+      ValueError: JAX finds no such device. The message says which kind it finds.
+    """
+    if platform is None:
+        return
+    try:
+        device = jax.devices(platform)[0]
+    except RuntimeError:
+        extra = {"gpu": "cuda13", "tpu": "tpu"}.get(platform, platform)
+        raise ValueError(
+            f"--platform {platform}: JAX finds no such device, only {jax.default_backend()}. If there "
+            f'is one, install JAX for it: python -m pip install -U "jax[{extra}]"'
+        ) from None
+    jax.config.update("jax_default_device", device)
 
 
 def machine(config: Config) -> Record:
@@ -97,7 +127,8 @@ def machine(config: Config) -> Record:
         "system": platform.platform(),
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "device": jax.devices()[0].device_kind,
+        "platform": measure.find_device().platform,
+        "device": measure.find_device().device_kind,
         "available_bytes": measure.available_bytes(),
         "config": dataclasses.asdict(config) | {"out": str(config.out)},
     }
@@ -155,18 +186,20 @@ def compare(times: dict[str, np.ndarray], arm: str) -> Record:
     }
 
 
-def measure_step(optimizer: str, batch: int, rounds: int, seconds: float) -> Iterator[Record]:
+def measure_step(
+    name: str, optimizer: str, batch: int, rounds: int, seconds: float
+) -> Iterator[Record]:
     """Yields records of a whole training step with and without GC, and of the update's extra time."""
     begin = time.perf_counter()
-    base = measure.optimizer(optimizer)
-    programs = step.compile_steps({"none": optax.identity(), "ours": centralize()}, base, batch)
-    record = {"kind": "step", "net": step.NET, "optimizer": optimizer, "batch": batch}
+    base, net = measure.optimizer(optimizer), step.NETS[name]
+    programs = step.compile_steps(net, base, batch)
+    record = {"kind": "step", "net": name, "optimizer": optimizer, "batch": batch}
     needed = max(program.needed_bytes for program in programs.values())
     if why_not := measure.lacks_memory(needed):
         yield record | {"arm": "ours", "not_timed": why_not}
         return
-    times = step.time_steps(programs, base, batch, rounds)
-    tree = trees.create(step.NET)
+    times = step.time_steps(programs, net, base, batch, rounds)
+    tree = trees.create(name)
     updates, _ = measure.time_updates(
         tree, base, measure.compile_updates(tree, base), rounds, seconds
     )
@@ -207,6 +240,12 @@ def run(config: Config, console: Console, write: Callable[[Record], None]) -> li
 
     nets = tuple(name for name in config.trees if name in trees.NETS)
     first = config.optimizers[0]
+    steps = config.steps
+    if steps is None:
+        on_cpu = measure.find_device().platform == "cpu"
+        steps = ("resnet20",) if on_cpu else ("resnet50", "vit_b16")
+    if not config.step_rounds:
+        steps = ()
     units = [
         (name, optimizer)
         for name in config.trees
@@ -214,7 +253,7 @@ def run(config: Config, console: Console, write: Callable[[Record], None]) -> li
     ]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("starting", total=len(units) + bool(config.step_rounds) + len(nets))
+        bar = progress.add_task("starting", total=len(units) + len(steps) + len(nets))
         keep([machine(config)])
         for optimizer in config.optimizers:  # the first trace is slower than later ones
             measure.compile_updates(trees.create("1e5x100"), measure.optimizer(optimizer))
@@ -224,11 +263,11 @@ def run(config: Config, console: Console, write: Callable[[Record], None]) -> li
             if why_not := records[-1]["not_timed"]:
                 console.print(f"{name}, {optimizer}: not timed: {why_not}")
             progress.advance(bar)
-        if config.step_rounds:
-            progress.update(bar, description=f"whole step, {first}")
-            keep(measure_step(first, config.batch, config.step_rounds, config.seconds))
+        for name in steps:
+            progress.update(bar, description=f"whole step of {name}, {first}")
+            keep(measure_step(name, first, config.batch, config.step_rounds, config.seconds))
             if why_not := records[-1]["not_timed"]:
-                console.print(f"the whole step: not timed: {why_not}")
+                console.print(f"whole step of {name}: not timed: {why_not}")
             progress.advance(bar)
         if nets:
             for record in measure_collectives(nets, first):
@@ -242,6 +281,10 @@ def run(config: Config, console: Console, write: Callable[[Record], None]) -> li
 
 def main(config: Config) -> None:
     console = Console()
+    try:
+        use_platform(config.platform)
+    except ValueError as error:
+        sys.exit(str(error))
     begin = time.perf_counter()
     with config.out.open("w") as file:
 

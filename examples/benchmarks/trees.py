@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 
 from examples import models
-from optax_gc import centralize, kernel_axes
+from examples.benchmarks import vit
+from optax_gc import centralize, kernel_axes, nnx_kernel_axes
 
 _NETS = (
     "resnet20",
@@ -100,7 +101,10 @@ def create(name: str) -> Tree:
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
         return Tree(name, params, kernel_axes(params), centralize())
     if name == "vit_b16":
-        params, axes = _vision_transformer()
+        model = nnx.eval_shape(lambda: vit.ViT(rngs=nnx.Rngs(0)))
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        # The axes cannot be inferred from shapes, because attention keeps its heads as an axis.
+        axes = nnx_kernel_axes(model)(params)
         return Tree(name, params, axes, centralize(axes))
     parameters, leaves = _SYNTHETIC[name]
     # A multiple of 8, so that eight devices can share a kernel.
@@ -111,43 +115,3 @@ def create(name: str) -> Tree:
 
 def _shape(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _vision_transformer() -> tuple[Any, Any]:
-    """Returns ViT-B/16 in Flax's layout, and its axes.
-
-    The axes cannot be inferred from shapes, because attention keeps its heads as an axis.
-    """
-    width, heads, hidden = 768, 12, 3072
-    head = width // heads
-
-    def dense(inputs, outputs):
-        params = {"kernel": _shape(*inputs, *outputs), "bias": _shape(*outputs)}
-        return params, {"kernel": tuple(range(len(inputs))), "bias": None}
-
-    def norm():
-        return {"scale": _shape(width), "bias": _shape(width)}, {"scale": None, "bias": None}
-
-    def block():
-        projection = {name: dense((width,), (heads, head)) for name in ("query", "key", "value")}
-        return _group(
-            norm1=norm(),
-            attention=_group(**projection, out=dense((heads, head), (width,))),
-            norm2=norm(),
-            mlp=_group(up=dense((width,), (hidden,)), down=dense((hidden,), (width,))),
-        )
-
-    return _group(
-        patches=dense((16, 16, 3), (width,)),
-        class_token=(_shape(1, 1, width), None),
-        position_embedding=(_shape(1, 197, width), None),
-        **{f"block{i:02}": block() for i in range(12)},
-        norm=norm(),
-        head=dense((width,), (1000,)),
-    )
-
-
-def _group(**parts):
-    """Turns named pairs of parameters and axes into a pair of trees."""
-    params = {name: pair[0] for name, pair in parts.items()}
-    return params, {name: pair[1] for name, pair in parts.items()}

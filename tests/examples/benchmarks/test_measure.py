@@ -139,7 +139,7 @@ def test_the_free_memory_of_this_machine_is_found():
 
 def test_the_free_memory_of_an_accelerator_is_found(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100, "bytes_in_use": 30})
-    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(measure, "find_device", lambda: device)
     assert measure.available_bytes() == 70
 
 

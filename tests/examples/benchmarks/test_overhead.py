@@ -5,12 +5,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 from matplotlib.figure import Figure
 
-from examples.benchmarks import measure, overhead, report, trees
+from examples import models
+from examples.benchmarks import measure, overhead, report, step, trees, vit
+from optax_gc import nnx_kernel_axes
 
 ROOT = Path(__file__).parents[3]
+SMALL = {
+    "convolutions": step.Net(
+        lambda rngs: models.create(
+            "resnet8", num_classes=4, stem="cifar", width=4, dtype=jnp.bfloat16, rngs=rngs
+        ),
+        *(8, 4),
+    ),
+    "attention": step.Net(
+        lambda rngs: vit.ViT(
+            size=8, patch=4, depth=2, width=8, heads=2, hidden=16, classes=4, dtype=jnp.bfloat16,
+            rngs=rngs,
+        ),
+        *(8, 4),
+    ),
+}  # fmt: skip
 
 
 def run(*flags, cwd):
@@ -27,7 +47,9 @@ def run(*flags, cwd):
 
 
 def test_the_whole_program_writes_records_and_a_picture(tmp_path):
-    flags = "--trees resnet20 1e9x100 --optimizers sgdm --rounds 6 --seconds 0 --batch 2"
+    flags = (
+        "--platform cpu --trees resnet20 1e9x100 --optimizers sgdm --rounds 6 --seconds 0 --batch 2"
+    )
     done = run(*flags.split(), "--step-rounds", 6, "--out", tmp_path / "cost.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cost.jsonl", "cost.png"]
@@ -38,6 +60,7 @@ def test_the_whole_program_writes_records_and_a_picture(tmp_path):
     assert kinds == ["run"] + ["update"] * 10 + ["step"] * 3 + ["collectives"] * 9 + ["end"]
     assert {"jax", "optax"} <= set(records[0]["versions"])
     assert records[0]["cores"] >= 1
+    assert records[0]["platform"] == "cpu"
     assert records[0]["config"]["trees"] == ["resnet20", "1e9x100"]
     assert records[-1]["seconds"] > 0
     for unit in report.by_unit(records):
@@ -47,10 +70,10 @@ def test_the_whole_program_writes_records_and_a_picture(tmp_path):
         for row in unit.values():
             assert ("ratio" in row) == (row["tree"] != "1e9x100")
             assert row.get("rounds", 6) == 6
-    (step,) = [record for record in records if record["kind"] == "step" and record["arm"] == "ours"]
-    assert step["batch"] == 2
-    low, high = step["ratio"]["interval"]
-    assert 0 < low <= step["ratio"]["median"] <= high
+    (whole,) = [row for row in records if row["kind"] == "step" and row["arm"] == "ours"]
+    assert (whole["net"], whole["batch"]) == ("resnet20", 2)
+    low, high = whole["ratio"]["interval"]
+    assert 0 < low <= whole["ratio"]["median"] <= high
     sent = {
         record["layout"]: record["collectives"]
         for record in records
@@ -62,6 +85,44 @@ def test_the_whole_program_writes_records_and_a_picture(tmp_path):
         assert word in done.stdout
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_a_whole_step_in_bfloat16_trains_and_keeps_the_means_of_kernels(name):
+    """The steps of resnet50 and vit_b16, in small, on any device. Weights are float32."""
+    net, base = SMALL[name], measure.optimizer("sgdm")
+    programs = step.compile_steps(net, base, 2)
+    params = nnx.state(model := net.make(nnx.Rngs(0)), nnx.Param)
+    axes = jax.tree.leaves(
+        nnx_kernel_axes(model)(params), is_leaf=lambda node: node is None or type(node) is tuple
+    )
+
+    def largest_shift_of_a_mean(arm):
+        state = step.create_state(net, base)
+        after = programs[arm].compiled(state, *step.create_batch(net, 2)).params
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(after))
+        moved = jax.tree.leaves(jax.tree.map(jnp.subtract, after, params))
+        return max(
+            float(abs(its.mean(inputs)).max())
+            for its, inputs in zip(moved, axes, strict=True)
+            if inputs
+        )
+
+    assert largest_shift_of_a_mean("none") > 1e-5
+    assert largest_shift_of_a_mean("ours") < 1e-7
+    times = step.time_steps(programs, net, base, 2, 6)
+    assert list(times) == ["none", "ours", "control"]
+    assert all(its.shape == (6,) and (its > 0).all() for its in times.values())
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path):
+    done = run("--platform", "tpu", "--out", tmp_path / "cost.jsonl", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "--platform tpu: JAX finds no such device, only cpu. If there is one, install JAX for it: "
+        'python -m pip install -U "jax[tpu]"\n'
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.newest_xla
 def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
     def allocate(*args):
@@ -70,13 +131,13 @@ def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
     monkeypatch.setattr(measure, "available_bytes", lambda: 1000)
     monkeypatch.setattr(measure, "time_updates", allocate)
     monkeypatch.setattr(overhead.step, "time_steps", allocate)
-    monkeypatch.setattr(overhead.step, "NET", "resnet8")
+    monkeypatch.setitem(overhead.step.NETS, "resnet20", SMALL["convolutions"])
     rows = list(overhead.measure_update("1e7x10", "adam", 6, 0.0))
     for row in rows:
         assert row["not_timed"] == "0.176 GB are needed, 1e-06 GB are free"
         assert "ratio" not in row
     assert rows[1]["bytes_ratio"] == pytest.approx(1.1, rel=0.001)
-    steps = list(overhead.measure_step("sgdm", 2, 6, 0.0))
+    steps = list(overhead.measure_step("resnet20", "sgdm", 2, 6, 0.0))
     assert [row["not_timed"].split(", ")[1] for row in steps] == ["1e-06 GB are free"]
     titles = [table.title for table in report.make_tables(rows + steps)]
     assert titles == ["Update step, time", "Update step, counted"]
@@ -101,6 +162,11 @@ def test_every_tree_and_optimizer_is_measured_by_default():
         ({"step_rounds": 5}, "--step-rounds 5: an interval needs at least 6 rounds"),
         ({"seconds": -1.0}, "--seconds -1.0: it must be 0 or more"),
         ({"seconds": float("nan")}, "--seconds nan: it must be 0 or more"),
+        (
+            {"steps": ("resnet5",)},
+            "--steps resnet5: unknown; there are resnet20, resnet50, vit_b16",
+        ),
+        ({"steps": ()}, "--steps needs at least one name"),
         ({"batch": 0}, "--batch 0: it must be at least 1"),
         ({"out": Path("cost.json")}, "the name must end in .jsonl"),
         ({"out": Path("nowhere/cost.jsonl")}, "no file can be written there"),

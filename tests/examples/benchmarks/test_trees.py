@@ -38,10 +38,10 @@ def test_only_the_largest_tree_is_not_timed():
 
 def test_the_transformer_knows_the_inputs_of_its_attention():
     tree = trees.create("vit_b16")
-    attention = tree.axes["block11"]["attention"]
+    attention = tree.axes["blocks"][11]["attention"]
     assert attention["query"] == {"kernel": (0,), "bias": None}
     assert attention["out"] == {"kernel": (0, 1), "bias": None}
-    assert tree.params["block11"]["attention"]["out"]["kernel"].shape == (12, 64, 768)
+    assert tree.params["blocks"][11]["attention"]["out"]["kernel"].shape == (12, 64, 768)
     # There is one mean for each output of patches, head, and q, k, v, out, up and down in 12 blocks.
     outputs = 768 + 1000 + 12 * (4 * 768 + 3072 + 768)
     assert tree.means_bytes == 4 * outputs
