@@ -1,5 +1,9 @@
-"""Sets up eight virtual devices in one process, and makes implicit rank promotion an error."""
+"""Sets up eight virtual devices of the CPU, and makes implicit rank promotion an error.
 
+Where JAX_PLATFORMS names another platform, tests run on that one.
+"""
+
+import os
 import signal
 
 import jax
@@ -8,8 +12,12 @@ import pytest
 # A shell starts background programs with Ctrl-C ignored, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
+if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+else:
+    # Accelerators round the factors of a float32 product unless they are told not to.
+    jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -149,6 +149,7 @@ def test_float32_sums_of_narrow_gradients_cost_no_more_than_narrow_ones(dtype):
     assert ours[2] == plain[2]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 @pytest.mark.parametrize("split", ["nothing", "outputs", "inputs"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

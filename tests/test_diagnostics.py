@@ -280,6 +280,7 @@ MEASURES = {
 }
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("name", MEASURES)
 @pytest.mark.parametrize("spec", [PartitionSpec("d"), PartitionSpec(None, "d")])
 def test_measures_can_be_jitted_and_sharded(name, spec):

@@ -274,6 +274,7 @@ def test_masked_and_absent_updates_are_skipped():
     np.testing.assert_array_equal(after["layers"][1]["kernel"], 0)
 
 
+@pytest.mark.eight_devices
 def test_shards_of_output_axes_are_accepted_and_of_input_axes_refused():
     axes = nnx_kernel_axes(nnx.Linear(4, 8, rngs=rngs()))
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 from optax_gc import centralize
 from tests.helpers import apply
 
+pytestmark = pytest.mark.eight_devices
+
 SHAPES = {
     "conv": {"kernel": (3, 3, 8, 16)},
     "dense": {"kernel": (16, 32)},

@@ -22,6 +22,7 @@ def test_collectives_are_counted_in_number_and_bytes():
     assert collectives.count_collectives("%add.1 = f32[8]{0} add(%a, %b)") == (0, 0)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     ("layout", "query", "out", "stem"),
     [
@@ -32,7 +33,8 @@ def test_collectives_are_counted_in_number_and_bytes():
 )
 def test_layouts_split_the_largest_axis_that_the_devices_divide(layout, query, out, stem):
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    attention = collectives.shard(trees.create("vit_b16"), layout, mesh)["block00"]["attention"]
+    vit = collectives.shard(trees.create("vit_b16"), layout, mesh)
+    attention = vit["blocks"][0]["attention"]
     assert attention["query"]["kernel"].sharding.spec == P(*query)
     assert attention["out"]["kernel"].sharding.spec == P(*out)
     assert attention["query"]["bias"].sharding.spec == P(None, None)
@@ -42,6 +44,7 @@ def test_layouts_split_the_largest_axis_that_the_devices_divide(layout, query, o
     assert conv.sharding.spec == P(*stem)
 
 
+@pytest.mark.eight_devices
 def test_the_larger_of_two_axes_is_split():
     kernel = jax.ShapeDtypeStruct((8, 64, 5), np.float32)
     tree = trees.Tree("pair", {"kernel": kernel}, {"kernel": (0, 1)}, centralize())
@@ -50,6 +53,7 @@ def test_the_larger_of_two_axes_is_split():
     assert sharded.sharding.spec == P(None, "devices", None)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("optimizer", ["sgdm", "adamw"])
 def test_the_means_travel_once_and_only_under_fsdp(optimizer):
     found = {

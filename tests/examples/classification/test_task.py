@@ -76,6 +76,7 @@ def test_held_out_images_leave_fewer_steps_in_an_epoch():
     assert [spec.optimizer.steps for spec in specs] == [15 * 25, 15 * 15]
 
 
+@pytest.mark.eight_devices
 def test_a_step_depends_on_the_devices_and_on_measuring_gradients():
     assert spec_of(CONFIG, diagnose=True) != spec_of(CONFIG)
     assert spec_of(CONFIG, mesh=make_mesh(2)) != spec_of(CONFIG)

@@ -90,6 +90,7 @@ def test_nets_of_the_other_kinds_can_be_built(name):
     )
 
 
+@pytest.mark.eight_devices
 def test_settings_that_do_not_fit_together_are_refused():
     config, mesh = PRESETS["table5-r50"][1], make_mesh(1)
     with pytest.raises(SettingError, match="--pretrained None: layers that are frozen"):

@@ -225,6 +225,7 @@ def test_each_mode_is_traced_once(norm):
     assert traces == (2 if norm == "bn" else 1)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(("block", "cardinality"), [(BasicBlock, 1), (Bottleneck, 4)])
 def test_shardings_change_no_number(block, cardinality):
     expansion = 2 * cardinality if cardinality > 1 else 1

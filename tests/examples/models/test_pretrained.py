@@ -61,6 +61,7 @@ def test_model_without_arrays_gets_them():
     assert all((x == 0.5).all() for x in leaves(model))
 
 
+@pytest.mark.eight_devices
 def test_sharding_is_kept(model):
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, P(None, None, None, "fsdp"))

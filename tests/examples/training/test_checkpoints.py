@@ -85,6 +85,7 @@ def test_two_checkpoints_are_kept_and_the_last_is_named(tmp_path):
     np.testing.assert_array_equal(restored.state["params"]["fc"]["kernel"], kernel(6))
 
 
+@pytest.mark.eight_devices
 def test_a_checkpoint_goes_to_other_devices(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_state(3.0, make_mesh(2, 4)), data(1), {})
@@ -183,6 +184,7 @@ def test_the_net_of_a_changed_checkpoint_is_refused(tmp_path):
         read_variables(tmp_path)
 
 
+@pytest.mark.eight_devices
 def test_the_digest_of_a_checkpoint_does_not_depend_on_its_sharding():
     expected = digest_of(3, {"a": 1}, make_state(1.0, make_mesh(1)))
     assert digest_of(3, {"a": 1}, make_state(1.0, make_mesh(2, 4))) == expected

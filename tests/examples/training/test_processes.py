@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from examples.classification.presets import PRESETS
@@ -76,6 +77,7 @@ def losses(folder):
     return [line["loss"] for line in lines]
 
 
+@pytest.mark.eight_devices
 def test_two_processes_that_are_stopped_and_continued_make_the_run_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     job = Trainer(make_mesh(2, 2)).prepare(CONFIG).job

@@ -13,6 +13,8 @@ from examples.classification.task import Trainer
 from examples.training.errors import SettingError
 from examples.training.sharding import make_mesh, put_batch, state_shardings
 
+pytestmark = pytest.mark.eight_devices
+
 # Batch normalization uses the statistics of the whole batch, over all devices.
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=8, batch_size=48, norm="bn", epochs=2)
 
