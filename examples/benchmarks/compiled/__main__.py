@@ -19,7 +19,11 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from examples.benchmarks import measure
 from examples.benchmarks.compiled import layouts, report, targets, update
+
+COMPILER_BYTES = 2e9
+"""What the largest case that was compiled took, 1.8 GB, and a margin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Config:
     arms: tuple[str, ...] = update.ARMS
     """The arms: any of none (no GC), ours, plain (g - mean(g) and nothing else), optax (optax.centralize)."""
     out: Path = Path("compiled.jsonl")
-    """JSON lines. Cases that are in it already are not compiled again. The picture goes beside it."""
+    """JSON lines. Cases that are in it already are not compiled again. The tables, in Markdown,
+    and the picture go beside it."""
 
     def __post_init__(self):
         known = {
@@ -90,29 +95,9 @@ def list_cases(config: Config) -> Iterator[update.Case]:
             yield case
 
 
-def read_records(path: Path) -> list[update.Record]:
-    """Reads what an earlier run wrote; a last line that was cut off is left out.
-
-    Raises:
-      ValueError: a line that is not a record. The file and the line are named.
-    """
-    if not path.exists():
-        return []
-    records = []
-    lines = path.read_text().splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise ValueError(f"{path}, line {number}: not a JSON record") from None
-    return records
-
-
 def run(config: Config, console: Console) -> list[update.Record]:
     """Compiles what is missing, writes each case as soon as it is done, and returns all records."""
-    records = read_records(config.out)
+    records = report.read_records(config.out)
     done = {(*(row[key] for key in update.Case._fields), row["arm"]) for row in records}
     plans, refused = [], []
     for name, chips in itertools.product(config.cards, config.chips):
@@ -143,6 +128,7 @@ def run(config: Config, console: Console) -> list[update.Record]:
     ):
         bar = progress.add_task("", total=len(plans))
         for plan, arms in plans:
+            check_memory()
             progress.update(bar, description=" ".join(map(str, plan.case)))
             transforms = update.make_arms(plan.tree)
             missing = {arm: transforms[arm] for arm in arms}
@@ -153,6 +139,16 @@ def run(config: Config, console: Console) -> list[update.Record]:
             file.flush()
             progress.advance(bar)
     return records
+
+
+def check_memory() -> None:
+    """Raises ValueError if this machine has too little free memory for its compilers."""
+    if (free := measure.available_host_bytes()) < COMPILER_BYTES:
+        raise ValueError(
+            f"a compiler takes up to {COMPILER_BYTES / 1e9:.3g} GB of this machine's memory, and "
+            f"{free / 1e9:.3g} GB are free. What is compiled already is kept: close other programs and "
+            f"start this again"
+        )
 
 
 def find_versions(card: str) -> dict[str, str]:
@@ -175,7 +171,9 @@ def main(config: Config) -> None:
         wide.print(table)
     picture = config.out.with_suffix(".png")
     report.make_picture(records).savefig(picture, dpi=150)
-    console.print(f"records: {config.out}; picture: {picture}")
+    page = config.out.with_suffix(".md")
+    page.write_text(report.make_page(records))
+    console.print(f"records: {config.out}; tables: {page}; picture: {picture}")
 
 
 if __name__ == "__main__":

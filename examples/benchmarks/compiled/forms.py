@@ -144,9 +144,14 @@ class Config:
     """The nets: any of resnet50 and vgg11, which are nets whose kernels have their outputs last."""
     optimizer: str = "sgdm"
     """The optimizers: any of sgdm and adamw."""
+    layout: str = "replicated"
+    """How 8 chips split the kernels: any of fsdp, outputs, inputs and both; replicated is for one chip."""
 
     def __post_init__(self):
         targets.find_card(self.card)
+        if self.layout not in layouts.LAYOUTS:
+            known = ", ".join(layouts.LAYOUTS)
+            raise ValueError(f"--layout {self.layout}: unknown; there are {known}")
         if self.tree not in ("resnet50", "vgg11"):
             raise ValueError(f"--tree {self.tree}: unknown; there are resnet50, vgg11")
         if self.optimizer not in ("sgdm", "adamw"):
@@ -158,11 +163,20 @@ def main(config: Config) -> None:
     if missing := targets.find_missing(card):
         sys.exit(missing)
     tree = update.create_tree(config.tree)
-    case = update.Case(config.card, 1, config.tree, config.optimizer, "replicated")
-    plan = update.Plan(case, tree, *layouts.split(tree, "replicated", 1))
+    chips = 1 if config.layout == "replicated" else 8
+    case = update.Case(config.card, chips, config.tree, config.optimizer, config.layout)
+    plan = update.Plan(case, tree, *layouts.split(tree, config.layout, chips))
     table = Table(
-        *("form", "fusions", "kernels", "gradient reads", "temporaries, kB", "copies"),
-        title=f"{config.tree}, {config.optimizer}, {config.card}",
+        *(
+            "form",
+            "fusions",
+            "kernels",
+            "gradient reads",
+            "temporaries, kB",
+            "copies",
+            "collectives",
+        ),
+        title=f"{config.tree}, {config.optimizer}, {config.card}, {chips} chips, {config.layout}",
         box=box.MARKDOWN,
     )
     for name, (form, options) in FORMS.items():
@@ -177,6 +191,7 @@ def main(config: Config) -> None:
             f"{row['gradient_reads']:.2f}",
             f"{row['temporary_bytes'] / 1e3:,.1f}",
             str(row["moves"]),
+            f"{row['collective_number']} ({row['collective_bytes'] / 1e3:,.1f} kB)",
         )
     Console(width=160).print(table)
 

@@ -14,6 +14,8 @@ import numpy as np
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) .*\{$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
+# An array whose layout names another memory than the card's main one, such as S(1).
+_FAST_ARRAY = re.compile(r"\b[a-z]+[a-z0-9]*\[[\d,]*\]\{[^}]*S\([1-9]\)[^}]*\}")
 _KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 # They move nothing and start nothing by themselves.
 _FREE = frozenset(
@@ -43,6 +45,11 @@ class Instruction(NamedTuple):
     @property
     def bytes(self) -> int:
         return sum(_sizes(self.shape))
+
+    @property
+    def slow_bytes(self) -> int:
+        """The bytes of the result that are not in the fast memory of a TPU."""
+        return sum(_sizes(_FAST_ARRAY.sub("", self.shape)))
 
 
 class Collective(NamedTuple):
@@ -137,6 +144,54 @@ def count_reads(program: list[Instruction], parameters: int) -> float:
         elif instruction.opcode != "tuple":
             read += sum(aliases[name] for name in set(used))
     return read / sum(wanted.values())
+
+
+def count_traffic(program: list[Instruction]) -> int:
+    """Counts the bytes that a program without loops reads from and writes to the card's memory.
+
+    Every instruction reads its operands and writes its result, except what a TPU keeps in its fast
+    memory. Of an operand that is only sliced, the slices count. A copy or a collective that is started
+    and awaited writes when it is awaited.
+
+    Raises:
+      ValueError: the program has a loop or a branch, whose body may run any number of times.
+    """
+    bodies: dict[str, list[Instruction]] = {}
+    for instruction in program:
+        bodies.setdefault(instruction.computation, []).append(instruction)
+    entry = {it.name: it for it in program if it.in_entry}
+    total = 0
+    for it in entry.values():
+        if it.opcode in ("while", "conditional"):
+            raise ValueError(f"the program has a {it.opcode}, of which the text tells no length")
+        if it.opcode in _FREE:
+            continue
+        if not it.opcode.endswith("-start"):
+            total += it.slow_bytes
+        if it.opcode == "slice-done":
+            total += it.bytes
+        if not it.opcode.endswith("-done") and it.opcode != "slice-start":
+            called = re.search(r"calls=%([^\s,)]+)", it.rest)
+            body = bodies.get(called[1], []) if called else []
+            for place, name in enumerate(it.operands):
+                if name in entry and name not in it.operands[:place]:
+                    total += _count_read(entry[name], it, body, place)
+    return total
+
+
+def _count_read(operand, instruction, body, place) -> int:
+    """Returns the bytes of an operand that an instruction reads, given the body that it calls."""
+    if not operand.slow_bytes:
+        return 0
+    users = [instruction]
+    first = place == 0
+    if body:
+        inner = [it.name for it in body if it.opcode == "parameter" and it.inside == str(place)]
+        users = [it for it in body if set(inner) & set(it.operands)]
+        first = all(it.operands[0] in inner for it in users)
+    if first and all(it.opcode in ("slice", "dynamic-slice", "gather") for it in users):
+        return sum(it.bytes for it in users)
+    return operand.slow_bytes
 
 
 def _sizes(shape: str) -> list[int]:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from examples.benchmarks.trees import Tree
 from optax_gc import centralize
@@ -89,14 +91,27 @@ def create_trees(size: Size) -> tuple[Any, Any]:
     return params, jax.tree.map(lambda pair: pair[1], both, is_leaf=_is_pair)
 
 
-def compute_loss(params: Any, tokens: jax.Array, *, unroll: bool = False) -> jax.Array:
+def unstack(params: Any) -> Any:
+    """Returns the parameters as shapes with a list of layers in place of stacked ones."""
+    stacked = params["layers"]
+
+    def drop_stack(leaf):
+        sharding = leaf.sharding
+        if sharding is not None:
+            sharding = NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
+
+    number = jax.tree.leaves(stacked)[0].shape[0]
+    return params | {"layers": [jax.tree.map(drop_stack, stacked)] * number}
+
+
+def compute_loss(params: Any, tokens: jax.Array) -> jax.Array:
     """The mean cross-entropy of the next token, computed in bfloat16, with layers recomputed backward.
 
     Args:
-      params: parameters of a tree without experts.
+      params: parameters of a tree without experts. Layers that are stacked run in a scan. Layers in a
+        list are written out one after another, so that what counts a loop's body once counts each.
       tokens: int32, (sequences, length).
-      unroll: whether the layers are written out one after another in place of a scan, so that a
-        compiler that counts a loop's body once counts each of them.
     """
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     x = params["embed"]["embedding"][tokens]
@@ -108,7 +123,11 @@ def compute_loss(params: Any, tokens: jax.Array, *, unroll: bool = False) -> jax
         gate, up, down = (layer[name]["kernel"] for name in ("gate", "up", "down"))
         return x + (jax.nn.silu(y @ gate) * (y @ up)) @ down, None
 
-    x, _ = jax.lax.scan(run_layer, x, params["layers"], unroll=unroll)
+    if isinstance(params["layers"], list):
+        for layer in params["layers"]:
+            x, _ = run_layer(x, layer)
+    else:
+        x, _ = jax.lax.scan(run_layer, x, params["layers"])
     x = _normalize(x, params["norm"])
     head = params["head"]["kernel"] if "head" in params else params["embed"]["embedding"].T
     scores = jax.nn.log_softmax((x @ head)[:, :-1].astype(jnp.float32))
