@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_gc
-from examples.benchmarks.compiled import hlo, layouts, targets
+from examples.benchmarks.compiled import cards, hlo, layouts, targets
 from optax_gc import centralize
 
 pytestmark = pytest.mark.compilers
@@ -66,7 +66,7 @@ MEANS_BYTES = sum(means_bytes(*kernel) for kernel in KERNELS)
 
 @functools.cache
 def make_mesh(card: str, axis_type: AxisType) -> Mesh:
-    devices = targets.describe_devices(targets.CARDS[card], 8)
+    devices = targets.describe_devices(cards.CARDS[card], 8)
     return Mesh(np.array(devices).reshape(2, 4), tuple(MESH), axis_types=(axis_type,) * 2)
 
 

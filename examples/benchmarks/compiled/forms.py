@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.benchmarks import trees
-from examples.benchmarks.compiled import layouts, targets, update
+from examples.benchmarks.compiled import cards, layouts, names, targets, update
 
 Kernels = list[tuple[jax.Array, tuple[int, ...]]]
 
@@ -148,9 +148,9 @@ class Config:
     """How 8 chips split the kernels: any of fsdp, outputs, inputs and both; replicated is for one chip."""
 
     def __post_init__(self):
-        targets.find_card(self.card)
-        if self.layout not in layouts.LAYOUTS:
-            known = ", ".join(layouts.LAYOUTS)
+        cards.find_card(self.card)
+        if self.layout not in names.LAYOUTS:
+            known = ", ".join(names.LAYOUTS)
             raise ValueError(f"--layout {self.layout}: unknown; there are {known}")
         if self.tree not in ("resnet50", "vgg11"):
             raise ValueError(f"--tree {self.tree}: unknown; there are resnet50, vgg11")
@@ -159,7 +159,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    card = targets.find_card(config.card)
+    card = cards.find_card(config.card)
     if missing := targets.find_missing(card):
         sys.exit(missing)
     tree = update.create_tree(config.tree)

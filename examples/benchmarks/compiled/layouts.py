@@ -19,9 +19,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from examples.benchmarks.compiled.names import LAYOUTS
 from examples.benchmarks.trees import Tree
 
-LAYOUTS = ("replicated", "fsdp", "outputs", "inputs", "both")
 SMALL = 2**20
 """A part of a leaf of no more weights than these need not be split further."""
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from examples.benchmarks.compiled.targets import CARDS
+from examples.benchmarks.compiled.cards import CARDS
 
 Record = dict[str, Any]
 

@@ -33,6 +33,7 @@ from rich.table import Table
 from examples import models
 from examples.benchmarks import trees
 from examples.benchmarks.compiled import hlo, layouts, llama, report, targets
+from examples.benchmarks.compiled.cards import CARDS, Card, find_card
 from examples.benchmarks.trees import Tree
 
 Record = dict[str, Any]
@@ -45,7 +46,7 @@ class Config:
     The compilers take several minutes for each card. A run that is stopped goes on where it was.
     """
 
-    cards: tuple[str, ...] = tuple(targets.CARDS)
+    cards: tuple[str, ...] = tuple(CARDS)
     """The cards: any of v5e, v5p and v6e, which are TPUs, and h100."""
     images: int = 128
     """Images of 224x224 in a step of ResNet-50 on one chip."""
@@ -56,7 +57,7 @@ class Config:
 
     def __post_init__(self):
         for name in self.cards:
-            targets.find_card(name)
+            find_card(name)
         for flag in ("images", "length"):
             if getattr(self, flag) < 2:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: at least 2 is needed")
@@ -71,7 +72,7 @@ class Step(NamedTuple):
     chips: int
     gradient_bytes: float
     count_flops: Callable[[], float]
-    count_traffic: Callable[[targets.Card], float]
+    count_traffic: Callable[[Card], float]
 
 
 def count_flops(function: Callable, *args: Any) -> float:
@@ -114,7 +115,7 @@ def count_resnet_flops(images: int) -> float:
     return count_flops(gradient, *args)
 
 
-def count_resnet_traffic(card: targets.Card, images: int) -> float:
+def count_resnet_traffic(card: Card, images: int) -> float:
     """Bytes that forward and backward of ResNet-50 read and write on one chip."""
     gradient, args = create_resnet(images)
     whole = NamedSharding(Mesh(np.array(targets.describe_devices(card, 1)), ("data",)), P())
@@ -133,7 +134,7 @@ def count_llama_flops(length: int) -> float:
     )
 
 
-def count_llama_traffic(card: targets.Card, length: int) -> float:
+def count_llama_traffic(card: Card, length: int) -> float:
     """Bytes that each of 256 chips reads and writes, which split all kernels (fsdp) and have a sequence each."""
     gradient, chips = jax.grad(llama.compute_loss), 256
     devices = targets.describe_devices(card, chips)
@@ -154,7 +155,7 @@ def count_layers(count: Callable[[Tree], float]) -> float:
     return one + (llama.SIZES["llama_7g"].layers - 1) * (two - one)
 
 
-def bound(card: targets.Card, flops: float, traffic: float, gradient_bytes: float) -> Record:
+def bound(card: Card, flops: float, traffic: float, gradient_bytes: float) -> Record:
     """The step's least time by FLOPs and by bytes, that of one more read, and the share of the read."""
     by_flops, by_bytes = flops / card.flops_per_second, traffic / card.bytes_per_second
     extra = gradient_bytes / card.bytes_per_second
@@ -192,8 +193,8 @@ def make_table(records: list[Record]) -> Table:
 
 
 def main(config: Config) -> None:
-    cards = [targets.find_card(name) for name in config.cards]
-    for card in cards:
+    chosen = [find_card(name) for name in config.cards]
+    for card in chosen:
         if missing := targets.find_missing(card):
             sys.exit(missing)
     jax.config.update("jax_platforms", "cpu")
@@ -218,7 +219,7 @@ def main(config: Config) -> None:
         ),
     )
     with config.out.open("a") as file:
-        for step, card in itertools.product(steps, cards):
+        for step, card in itertools.product(steps, chosen):
             if (card.name, step.name) in done:
                 continue
             console.print(f"compiling for {card.name}: {step.name}", highlight=False)

@@ -8,12 +8,9 @@ import jax
 import optax
 
 from examples.benchmarks import measure, trees
-from examples.benchmarks.compiled import hlo, layouts, llama, targets
+from examples.benchmarks.compiled import cards, hlo, layouts, llama, targets
+from examples.benchmarks.compiled.names import NETS, OPTIMIZERS, TREES
 
-NETS = ("resnet50", "vit_b16", "vgg11")
-TREES = (*NETS, *llama.SIZES)
-OPTIMIZERS = ("sgdm", "adamw", "muon")
-ARMS = ("none", "ours", "plain", "optax")
 Record = dict[str, Any]
 
 
@@ -81,8 +78,8 @@ def make_plan(case: Case, trees_by_name: dict[str, trees.Tree]) -> Plan:
       ValueError: the chips cannot share a leaf, which is named; or parameters, gradients and the
         optimizer's state do not fit into a chip's memory; or Muon for a net, which compiles too long.
     """
-    card = targets.find_card(case.card)
-    targets.check_topology(card, case.chips)
+    card = cards.find_card(case.card)
+    cards.check_topology(card, case.chips)
     tree = trees_by_name[case.tree]
     if case.optimizer == "muon" and case.tree in NETS:
         raise ValueError(
@@ -100,7 +97,7 @@ def make_plan(case: Case, trees_by_name: dict[str, trees.Tree]) -> Plan:
 
 
 def make_arms(tree: trees.Tree) -> dict[str, optax.GradientTransformation]:
-    """Returns what stands before the optimizer in each of `ARMS`."""
+    """Returns what stands before the optimizer in each of `names.ARMS`."""
     found = measure.arms(tree)
     return {"none": found["none"], "ours": found["ours"], "plain": found["naive"]} | {
         "optax": found["optax"]
@@ -126,7 +123,7 @@ def compile_arms(
     refuses a program, for lack of memory on a chip, the record says so.
     """
     case = plan.case
-    devices = targets.describe_devices(targets.find_card(case.card), case.chips)
+    devices = targets.describe_devices(cards.find_card(case.card), case.chips)
     params = layouts.shard(plan.tree, plan.grid, plan.specs, devices)
     base = create_optimizer(case.optimizer, plan.tree)
     programs: dict[str, measure.Program] = {}

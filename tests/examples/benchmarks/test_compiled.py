@@ -18,12 +18,15 @@ from rich.console import Console
 from examples.benchmarks import trees
 from examples.benchmarks.compiled import __main__ as program
 from examples.benchmarks.compiled import (
+    cards,
     forms,
     hlo,
     layouts,
     llama,
+    names,
     report,
     roofline,
+    run,
     targets,
     update,
 )
@@ -91,6 +94,19 @@ def test_of_an_operand_that_is_sliced_in_a_fusion_the_slice_counts():
     )
     less = hlo.count_traffic(hlo.parse(TEXT)) - hlo.count_traffic(hlo.parse(text))
     assert less == 4 * (8 * 4 - 4)
+
+
+def test_help_does_not_wait_for_jax():
+    command = (
+        "import sys; import examples.benchmarks.compiled.__main__; sys.exit('jax' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", command], check=True)
+
+
+def test_the_names_are_those_that_can_be_made():
+    assert tuple(llama.SIZES) == names.TRANSFORMERS
+    assert set(names.NETS) <= set(trees.NETS)
+    assert set(update.make_arms(llama.create("llama_1g"))) == set(names.ARMS)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +260,12 @@ def test_a_machine_without_the_compiler_is_told_what_it_lacks(monkeypatch):
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(targets.platform, "system", lambda: "Linux")
     monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
-    missing = targets.find_missing(targets.CARDS["h100"])
+    missing = targets.find_missing(cards.CARDS["h100"])
     assert missing == (
         'the compiler for h100 is not installed: python -m pip install ".[examples,cuda-compiler]"'
     )
     monkeypatch.setattr(targets.platform, "machine", lambda: "arm64")
-    assert "for Linux on x86-64 only" in (targets.find_missing(targets.CARDS["v5e"]) or "")
+    assert "for Linux on x86-64 only" in (targets.find_missing(cards.CARDS["v5e"]) or "")
 
 
 def test_a_record_file_with_a_broken_line_names_it_and_a_cut_off_end_is_left_out(tmp_path):
@@ -262,19 +278,19 @@ def test_a_record_file_with_a_broken_line_names_it_and_a_cut_off_end_is_left_out
 
 
 def test_one_chip_has_the_replicated_layout_only():
-    cases = list(program.list_cases(program.Config(cards=("v5e",), trees=("vgg11",))))
+    cases = list(run.list_cases(program.Config(cards=("v5e",), trees=("vgg11",))))
     assert {case.layout for case in cases if case.chips == 1} == {"replicated"}
-    assert {case.layout for case in cases if case.chips == 8} == set(layouts.LAYOUTS)
+    assert {case.layout for case in cases if case.chips == 8} == set(names.LAYOUTS)
 
 
 def test_a_card_is_left_out_where_it_has_no_topology_of_so_many_chips(tmp_path):
     config = program.Config(cards=("v5e", "v5p"), chips=(256, 4096), trees=("llama_1g",))
-    found = {(case.card, case.chips) for case in program.list_cases(config)}
+    found = {(case.card, case.chips) for case in run.list_cases(config)}
     assert found == {("v5e", 256), ("v5p", 256), ("v5p", 4096)}
     nothing = program.Config(cards=("v5e",), chips=(1024,), out=tmp_path / "compiled.jsonl")
     printed = io.StringIO()
     with pytest.raises(ValueError, match="nothing is left to compile"):
-        program.run(nothing, Console(file=printed, width=200))
+        run.run(nothing, Console(file=printed, width=200))
     expected = "left out: v5e 1024: no topology of 1024 chips is known for v5e; there are 1 (1x1)"
     assert expected in printed.getvalue()
 
@@ -284,12 +300,12 @@ def test_too_little_memory_to_compile_is_told_before_it_begins(tmp_path, monkeyp
         raise AssertionError("compiled")
 
     monkeypatch.setattr(update, "compile_arms", compile_arms)
-    monkeypatch.setattr(program.measure, "available_host_bytes", lambda: 1_500_000_000)
+    monkeypatch.setattr(run.measure, "available_host_bytes", lambda: 1_500_000_000)
     settings: Any = {"cards": ("v5e",), "chips": (1,), "trees": ("vgg11",)}
     config = program.Config(**settings, optimizers=("sgdm",), out=tmp_path / "compiled.jsonl")
     expected = "takes up to 2 GB of this machine's memory, and 1.5 GB are free"
     with pytest.raises(ValueError, match=expected):
-        program.run(config, Console(quiet=True))
+        run.run(config, Console(quiet=True))
 
 
 def test_the_page_has_a_row_for_each_case_and_the_picture_its_points():
@@ -350,7 +366,7 @@ def test_other_forms_of_the_means_are_the_same_function(name):
 
 
 def test_a_roofline_divides_a_read_of_the_gradients_by_the_least_time_of_the_step():
-    card = targets.CARDS["v5e"]
+    card = cards.CARDS["v5e"]
     found = roofline.bound(card, flops=197e10, traffic=819e6, gradient_bytes=819e6)
     assert found["flops_milliseconds"] == pytest.approx(10)
     assert found["bytes_milliseconds"] == pytest.approx(1)
