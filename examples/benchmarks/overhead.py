@@ -198,7 +198,7 @@ def measure_step(
     if why_not := measure.lacks_memory(needed):
         yield record | {"arm": "ours", "not_timed": why_not}
         return
-    times = step.time_steps(programs, net, base, batch, rounds)
+    times = step.time_steps(programs, step.create_state(net, base), net, batch, rounds)
     tree = trees.create(name)
     updates, _ = measure.time_updates(
         tree, base, measure.compile_updates(tree, base), rounds, seconds

@@ -77,7 +77,8 @@ def compile_steps(
 
 def create_state(net: Net, base: optax.GradientTransformation) -> State:
     """Initializes a net and its optimizer, whose state is the same with and without GC."""
-    _, params, rest = nnx.split(net.make(nnx.Rngs(0)), nnx.Param, ...)
+    create = jax.jit(lambda: nnx.split(net.make(nnx.Rngs(0)), nnx.Param, ...)[1:])
+    params, rest = create()
     return State(params, rest, optax.chain(optax.identity(), base).init(params))
 
 
@@ -90,13 +91,15 @@ def create_batch(net: Net, batch: int) -> tuple[jax.Array, jax.Array]:
 
 def time_steps(
     programs: dict[str, measure.Program],
+    state: State,
     net: Net,
-    base: optax.GradientTransformation,
     batch: int,
     rounds: int,
 ) -> dict[str, np.ndarray]:
-    """Returns the seconds of a step by arm and round. "control" is a second arm without GC."""
-    state = create_state(net, base)
+    """Returns the seconds of a step by arm and round. "control" is a second arm without GC.
+
+    The arms take turns at training one net, whose first state is given.
+    """
     images, labels = create_batch(net, batch)
 
     def sample(program):
