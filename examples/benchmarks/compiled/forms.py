@@ -85,6 +85,9 @@ def multiply_by_ones(kernels: Kernels) -> list[jax.Array]:
     return [mean(g) for g, _ in kernels]
 
 
+# XLA's name for fusions that Triton makes without one operation that sets how they run.
+_HEROLESS = {"xla_gpu_experimental_enable_triton_heroless_priority_fusion": True}
+
 FORMS: dict[str, tuple[Callable[[Kernels], list[jax.Array]] | None, dict[str, Any]]] = {
     "no GC": (None, {}),
     "plain: a mean for each kernel": (plain, {}),
@@ -97,6 +100,8 @@ FORMS: dict[str, tuple[Callable[[Kernels], list[jax.Array]] | None, dict[str, An
         {"xla_gpu_unsupported_enable_triton_multi_output_fusion": True},
     ),
     "plain, fusions by Triton": (plain, {"xla_gpu_experimental_all_fusions_with_triton": True}),
+    "no GC, heroless fusions by Triton": (None, _HEROLESS),
+    "plain, heroless fusions by Triton": (plain, _HEROLESS),
 }
 
 
@@ -166,16 +171,9 @@ def main(config: Config) -> None:
     chips = 1 if config.layout == "replicated" else 8
     case = update.Case(config.card, chips, config.tree, config.optimizer, config.layout)
     plan = update.Plan(case, tree, *layouts.split(tree, config.layout, chips))
+    columns = ("form", "fusions", "kernels", "gradient reads", "temporaries, kB", "copies")
     table = Table(
-        *(
-            "form",
-            "fusions",
-            "kernels",
-            "gradient reads",
-            "temporaries, kB",
-            "copies",
-            "collectives",
-        ),
+        *(columns if chips == 1 else (*columns, "collectives")),
         title=f"{config.tree}, {config.optimizer}, {config.card}, {chips} chips, {config.layout}",
         box=box.MARKDOWN,
     )
@@ -184,7 +182,7 @@ def main(config: Config) -> None:
             continue
         transform = make_transform(tree, form)
         row = update.compile_arms(plan, {name: transform}, options)[name]
-        table.add_row(
+        cells = (
             name,
             str(row["fusions"]),
             str(row["kernels"]),
@@ -193,6 +191,7 @@ def main(config: Config) -> None:
             str(row["moves"]),
             f"{row['collective_number']} ({row['collective_bytes'] / 1e3:,.1f} kB)",
         )
+        table.add_row(*cells[: len(table.columns)])
     Console(width=160).print(table)
 
 
