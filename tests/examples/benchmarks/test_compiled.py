@@ -341,6 +341,13 @@ def test_the_page_has_a_row_for_each_case_and_the_picture_its_points():
     assert len(panels[3].lines) == 2
 
 
+def test_the_tables_that_are_kept_are_those_of_the_records():
+    folder = Path(program.__file__).parents[1] / "results/compiled"
+    records = report.read_records(folder / "compiled.jsonl")
+    assert (folder / "compiled.md").read_text() == report.make_page(records)
+    assert all(row["same_program_as"] == "ours" for row in records if row["arm"] == "plain")
+
+
 def test_only_what_gc_adds_counts_among_collectives():
     old = {"kind": "all-gather", "axes": ["fsdp"], "number": 2, "bytes": 10}
     added = {"kind": "all-reduce", "axes": ["model"], "number": 1, "bytes": 2_500_000}
