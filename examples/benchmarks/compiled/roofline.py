@@ -183,7 +183,7 @@ def make_table(records: list[Record]) -> Table:
             row["step"],
             str(row["chips"]),
             f"{row['flops'] / 1e12:.3g}",
-            f"{row['bytes'] / 1e9:.3g}",
+            f"{row['bytes'] / 1e9:,.1f}",
             f"{row['flops_milliseconds']:.3g}",
             f"{row['bytes_milliseconds']:.3g}",
             f"{row['gc_milliseconds']:.3g}",

@@ -346,6 +346,13 @@ def test_the_tables_that_are_kept_are_those_of_the_records():
     records = report.read_records(folder / "compiled.jsonl")
     assert (folder / "compiled.md").read_text() == report.make_page(records)
     assert all(row["same_program_as"] == "ours" for row in records if row["arm"] == "plain")
+    text = io.StringIO()
+    bounds = roofline.make_table(report.read_records(folder / "roofline.jsonl"))
+    Console(file=text, width=160).print(bounds)
+    rows = [line.strip() for line in text.getvalue().splitlines() if line.startswith("|")]
+    root = Path(program.__file__).parents[3]
+    for page in (folder / "README.md", root / "docs/cost.md"):
+        assert "\n".join(rows) in page.read_text()
 
 
 def test_only_what_gc_adds_counts_among_collectives():
