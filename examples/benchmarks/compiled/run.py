@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.benchmarks import measure
 from examples.benchmarks.compiled import cards, report, targets, update
-from examples.benchmarks.compiled.__main__ import Config
+from examples.benchmarks.compiled.config import Config
 
 COMPILER_BYTES = 2e9
 """What the largest case that was compiled took, 1.8 GB, and a margin."""

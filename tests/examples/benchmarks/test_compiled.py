@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from rich.console import Console
 
 from examples.benchmarks import trees
-from examples.benchmarks.compiled import __main__ as program
 from examples.benchmarks.compiled import (
     cards,
     forms,
@@ -30,6 +29,7 @@ from examples.benchmarks.compiled import (
     targets,
     update,
 )
+from examples.benchmarks.compiled.config import Config
 from optax_gc import centralize
 
 TEXT = """
@@ -253,7 +253,7 @@ def test_a_case_that_does_not_fit_into_memory_says_how_much_is_needed():
 )
 def test_bad_settings_are_one_clear_line(settings, message):
     with pytest.raises(ValueError, match=message):
-        program.Config(**settings)
+        Config(**settings)
 
 
 def test_a_machine_without_the_compiler_is_told_what_it_lacks(monkeypatch):
@@ -278,16 +278,16 @@ def test_a_record_file_with_a_broken_line_names_it_and_a_cut_off_end_is_left_out
 
 
 def test_one_chip_has_the_replicated_layout_only():
-    cases = list(run.list_cases(program.Config(cards=("v5e",), trees=("vgg11",))))
+    cases = list(run.list_cases(Config(cards=("v5e",), trees=("vgg11",))))
     assert {case.layout for case in cases if case.chips == 1} == {"replicated"}
     assert {case.layout for case in cases if case.chips == 8} == set(names.LAYOUTS)
 
 
 def test_a_card_is_left_out_where_it_has_no_topology_of_so_many_chips(tmp_path):
-    config = program.Config(cards=("v5e", "v5p"), chips=(256, 4096), trees=("llama_1g",))
+    config = Config(cards=("v5e", "v5p"), chips=(256, 4096), trees=("llama_1g",))
     found = {(case.card, case.chips) for case in run.list_cases(config)}
     assert found == {("v5e", 256), ("v5p", 256), ("v5p", 4096)}
-    nothing = program.Config(cards=("v5e",), chips=(1024,), out=tmp_path / "compiled.jsonl")
+    nothing = Config(cards=("v5e",), chips=(1024,), out=tmp_path / "compiled.jsonl")
     printed = io.StringIO()
     with pytest.raises(ValueError, match="nothing is left to compile"):
         run.run(nothing, Console(file=printed, width=200))
@@ -302,7 +302,7 @@ def test_too_little_memory_to_compile_is_told_before_it_begins(tmp_path, monkeyp
     monkeypatch.setattr(update, "compile_arms", compile_arms)
     monkeypatch.setattr(run.measure, "available_host_bytes", lambda: 1_500_000_000)
     settings: Any = {"cards": ("v5e",), "chips": (1,), "trees": ("vgg11",)}
-    config = program.Config(**settings, optimizers=("sgdm",), out=tmp_path / "compiled.jsonl")
+    config = Config(**settings, optimizers=("sgdm",), out=tmp_path / "compiled.jsonl")
     expected = "takes up to 2 GB of this machine's memory, and 1.5 GB are free"
     with pytest.raises(ValueError, match=expected):
         run.run(config, Console(quiet=True))
@@ -342,7 +342,7 @@ def test_the_page_has_a_row_for_each_case_and_the_picture_its_points():
 
 
 def test_the_tables_that_are_kept_are_those_of_the_records():
-    folder = Path(program.__file__).parents[1] / "results/compiled"
+    folder = Path(run.__file__).parents[1] / "results/compiled"
     records = report.read_records(folder / "compiled.jsonl")
     assert (folder / "compiled.md").read_text() == report.make_page(records)
     assert all(row["same_program_as"] == "ours" for row in records if row["arm"] == "plain")
@@ -350,7 +350,7 @@ def test_the_tables_that_are_kept_are_those_of_the_records():
     bounds = roofline.make_table(report.read_records(folder / "roofline.jsonl"))
     Console(file=text, width=160).print(bounds)
     rows = [line.strip() for line in text.getvalue().splitlines() if line.startswith("|")]
-    root = Path(program.__file__).parents[3]
+    root = Path(run.__file__).parents[3]
     for page in (folder / "README.md", root / "docs/cost.md"):
         assert "\n".join(rows) in page.read_text()
 
