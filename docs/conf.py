@@ -57,6 +57,18 @@ html_theme_options = {
     "use_fullscreen_button": False,
 }
 
+# The workflow passes the repository's address, which no file contains. With it the pages get links to
+# the source and to the issues, and the notebooks a button that opens them in Colab.
+if repository := os.environ.get("DOCS_REPOSITORY"):
+    released = os.environ.get("DOCS_VERSION", "dev")
+    html_theme_options |= {
+        "repository_url": repository,
+        "repository_branch": "main" if released == "dev" else released,
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    }
+
 # The publishing workflow passes the address that the site will have, and the name of the version.
 # A build at home knows neither and has no list of versions.
 if base_url := os.environ.get("DOCS_BASE_URL"):

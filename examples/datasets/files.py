@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from examples.datasets.archives import describe_archives
 from examples.datasets.types import DatasetError, Example
 from examples.training.errors import describe
 
@@ -122,11 +123,14 @@ def find_folder(data_dir: Path | None, folder: str, origin: str) -> Path:
     """
     if data_dir is None:
         raise DatasetError(
-            f"pass data_dir (--data-dir), the folder that holds {folder}/. The data set is {origin}; "
-            "download it there and unpack it"
+            f"pass --data-dir (data_dir), a folder that contains {folder}/. The data set is {origin}. "
+            f"Download {describe_archives(folder)} from there and unpack it into {folder}/"
         )
     if not data_dir.is_dir():
-        raise DatasetError(f"{data_dir}: no such folder; expected {folder}/ in it ({origin})")
+        raise DatasetError(
+            f"{data_dir}: no such folder; expected {folder}/ in it. The data set is {origin}. "
+            f"Download {describe_archives(folder)} from there"
+        )
     return data_dir / folder if (data_dir / folder).is_dir() else data_dir
 
 

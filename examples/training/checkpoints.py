@@ -62,7 +62,7 @@ def read_variables(folder: Path) -> dict[str, np.ndarray]:
     folder = folder.absolute() / "checkpoints"
     steps = _steps_in(folder)
     if not steps:
-        raise CheckpointError(f"{folder}: no checkpoint of a run is here")
+        raise CheckpointError(f"{folder}: there is no checkpoint of a run here")
     with _quiet_reads():
         try:
             state = _read(folder, steps[-1]).state
@@ -97,24 +97,24 @@ def _read(folder: Path, step: int) -> Restored:
 def _check_digest(step: int, state: Any, record: Any) -> dict[str, Any]:
     """Checks the digest in a record against what was read, and returns the record without it."""
     if not isinstance(record, dict) or "digest" not in record:
-        raise ValueError("it has no digest of what it holds")
+        raise ValueError("it has no digest of its content")
     rest = {name: value for name, value in record.items() if name != "digest"}
     if digest_of(step, rest, state) != record["digest"]:
-        raise ValueError("it does not hold what was saved at this step")
+        raise ValueError("its content is not what was saved at this step")
     return rest
 
 
 def _unusable(folder: Path, step: int, error: Exception) -> CheckpointError:
-    """Makes the error for a checkpoint that cannot be used, which names the newest one that can."""
+    """Returns the error for a checkpoint that cannot be used. It names the newest one that can."""
     good = _newest_good(folder, step)
     advice = (
-        f"delete that folder to go on from the good checkpoint {good}"
+        f"delete that folder, and the run will continue from the good checkpoint {good}"
         if good
-        else "no other checkpoint here is good: delete the folder of the run to start again"
+        else "no other checkpoint here is good, so delete the folder of the run to start again"
     )
     return CheckpointError(
-        f"{folder / str(step)} cannot be used: {describe(error)}. It is damaged, or of another "
-        f"version or number of processes; {advice}"
+        f"{folder / str(step)} cannot be used: {describe(error)}. It is damaged, or it was saved by "
+        f"another version or with another number of processes; {advice}"
     )
 
 
@@ -143,7 +143,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         except OSError as error:
             raise CheckpointError(
-                f"{self._folder}: no checkpoint can be kept here: {describe(error)}"
+                f"{self._folder}: checkpoints cannot be saved here: {describe(error)}"
             ) from error
 
     def restore(self, state: Any, batches: Any) -> Restored | None:
@@ -180,10 +180,10 @@ class Checkpoints(contextlib.AbstractContextManager):
                 ]
                 # Orbax leaves keys as plain numbers where a file of its own is missing.
                 if kinds[0] != kinds[1]:
-                    raise ValueError("its arrays have other shapes or types than those of the run")
+                    raise ValueError("the shapes or types of its arrays are not those of the run")
                 place = batches.get_state()["batches"]
                 if place != step:
-                    raise ValueError(f"its place in the data is batch {place} and not batch {step}")
+                    raise ValueError(f"its place in the data is batch {place}, and it should be batch {step}")
             except Exception as error:  # of Orbax, TensorStore, Grain or the file system
                 raise _unusable(self._folder, step, error) from error
         return Restored(step, restored["state"], record)

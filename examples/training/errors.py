@@ -1,4 +1,4 @@
-"""The errors that a user of the programs can cause and can mend."""
+"""The errors that a user of the programs can cause and can correct."""
 
 import contextlib
 import sys
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """The base of all such errors. Each message is one line that names the thing and the remedy.
+    """The base of all such errors. Each message is one line that names the cause and what to do.
 
     A program runs inside of `report_errors`. Every other exception is a bug of the program, or of a
-    user's own net, and keeps its traceback.
+    user's own network, and keeps its traceback.
     """
 
 
@@ -44,7 +44,7 @@ def report_errors(what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("stopped by Ctrl-C. The same command starts again, or goes on from what was saved")
+        sys.exit("stopped by Ctrl-C. The same command starts again, or continues from what was saved")
     except (UserError, OSError) as error:
         sys.exit(f"{what}: {' '.join(str(error).split())}")
     except (MemoryError, RuntimeError) as error:
@@ -52,13 +52,13 @@ def report_errors(what: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         sys.exit(
-            f"{what}: the memory does not suffice: {describe(error)}. Use a smaller --batch-size, a "
-            "smaller net, or more devices"
+            f"{what}: there is not enough memory: {describe(error)}. Use a smaller --batch-size, a "
+            "smaller network, or more devices"
         )
 
 
 def describe(error: BaseException) -> str:
-    """Returns what an exception of a library says, as one line of at most 200 characters."""
+    """Returns the message of a library's exception as one line of at most 200 characters."""
     # The text of a UnicodeDecodeError is short, but its repr holds the whole file.
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, KeyError):

@@ -96,7 +96,7 @@ class _StreamIterator(grain.DatasetIterator):
                 raise
             raise StoppedError(
                 f"a data worker ended with exit code {code.partition('.')[0]} (-9 is often a lack of "
-                "memory: use fewer --workers). The same command goes on from the last checkpoint"
+                "memory: use fewer --workers). The same command continues from the last checkpoint"
             ) from error
         self._taken += 1
         return batch

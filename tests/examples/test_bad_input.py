@@ -32,7 +32,7 @@ def test_a_bug_in_a_net_keeps_its_traceback(monkeypatch, tmp_path):
         ((*SMALL, "--fsdp", 16), "a mesh of 1 x 16 devices: there are 8"),
         ((*SMALL, "--head-learning-rate", 0.1), "for fine-tuning: pass --pretrained FILE"),
         ((*SMALL, "--pretrained", "gone.safetensors"), "cannot start: .*gone.safetensors"),
-        ((*SMALL, "--pretrained", "."), "no checkpoint of a run is here"),
+        ((*SMALL, "--pretrained", "."), "there is no checkpoint of a run here"),
         ((*SMALL, "--validation", 5000), "--validation 5000: there are 1297 training images"),
         ((*SMALL, "--pool", 3), "--pool 3: it must divide the image's sides, which are 8 x 8"),
         ((*SMALL, "--pad", 10**5), "--pad 100000: an image of 8 x 8 would get more than"),

@@ -151,7 +151,7 @@ def test_a_changed_checkpoint_is_refused_and_the_newest_good_one_named(tmp_path,
     save(tmp_path / "checkpoints", 2, 4)
     damage(tmp_path / "checkpoints/4")
     bad, good = tmp_path / "checkpoints/4", tmp_path / "checkpoints/2"
-    message = f"{bad} cannot be used: .*delete that folder to go on from .*{good}$"
+    message = f"{bad} cannot be used: .*delete that folder, and the run will continue from .*{good}$"
     with (
         Checkpoints(tmp_path / "checkpoints") as checkpoints,
         pytest.raises(CheckpointError, match=message) as error,
@@ -194,13 +194,13 @@ def test_the_digest_of_a_checkpoint_does_not_depend_on_its_sharding():
 
 def test_a_file_in_place_of_the_folder_is_refused_before_the_first_step(tmp_path):
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(CheckpointError, match="checkpoints: no checkpoint can be kept here"):
+    with pytest.raises(CheckpointError, match="checkpoints: checkpoints cannot be saved here"):
         Checkpoints(tmp_path / "checkpoints")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="file/x: no checkpoint can be kept here"):
+    with pytest.raises(CheckpointError, match="file/x: checkpoints cannot be saved here"):
         Checkpoints(tmp_path / "file/x")
 
 
@@ -212,5 +212,5 @@ def test_only_the_net_can_be_read_by_the_names_of_its_variables(tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_has_no_net(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint of a run is here"):
+    with pytest.raises(CheckpointError, match="there is no checkpoint of a run here"):
         read_variables(tmp_path)

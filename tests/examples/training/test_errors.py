@@ -11,7 +11,7 @@ from examples.training.errors import StoppedError, describe, report_errors
         (StoppedError("a: b.\n  Do c"), "stopped: a: b. Do c"),
         (FileNotFoundError(2, "No such file", "x"), "stopped: .*No such file: 'x'"),
         (KeyboardInterrupt(), "stopped by Ctrl-C. The same command"),
-        (MemoryError("80 GiB"), "stopped: the memory does not suffice: 80 GiB. Use a smaller"),
+        (MemoryError("80 GiB"), "stopped: there is not enough memory: 80 GiB. Use a smaller"),
         (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), "stopped: the memory .* RESOURCE_EXHAUSTED"),
     ],
 )
