@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,6 +18,48 @@ def test_the_citation_and_the_package_have_one_version_and_one_license():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     said = dict(re.findall(r"^(version|license): (\S+)$", citation, re.MULTILINE))
     assert said == {"version": PROJECT["version"], "license": PROJECT["license"]}
+
+
+def test_the_changelog_has_the_version_as_a_release():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    dates = dict(re.findall(r"^## \[(\d\S*)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE))
+    assert PROJECT["version"] in dates
+
+
+def test_every_action_is_named_by_the_hash_of_a_commit():
+    workflows = (ROOT / ".github/workflows").glob("*.yml")
+    actions = re.findall(r"uses: (.*)", "\n".join(path.read_text("utf-8") for path in workflows))
+    assert len(actions) > 10
+    for action in actions:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\S+", action), action
+
+
+def test_the_release_workflow_writes_the_address_of_the_repository(tmp_path):
+    """PyPI shows the README outside of the repository, where relative links lead nowhere."""
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    address = "https://github.com/Some-One/optax-gc"
+    command = [sys.executable, ROOT / ".github/set_address.py", f"{address}/", "v1.2.3"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+
+    written = tomllib.loads((tmp_path / "pyproject.toml").read_text("utf-8"))["project"]
+    assert written["urls"] == PROJECT["urls"] | {
+        "Documentation": "https://some-one.github.io/optax-gc/stable/",
+        "Source": address,
+        "Issues": f"{address}/issues",
+        "Changelog": f"{address}/blob/v1.2.3/CHANGELOG.md",
+    }
+    assert {**written, "urls": PROJECT["urls"]} == PROJECT
+
+    before = (ROOT / "README.md").read_text(encoding="utf-8")
+    after = (tmp_path / "README.md").read_text(encoding="utf-8")
+    targets = [re.findall(r"\]\(([^)\s]+)\)", page) for page in (before, after)]
+    assert len(targets[0]) == len(targets[1]) > 10
+    assert all(target.startswith("https://") for target in targets[1])
+    assert f"({address}/blob/v1.2.3/docs/when.md)" in after
+    assert f"]({address}/raw/v1.2.3/examples/quickstart.png)" in after
+    badge = f"{address}/actions/workflows/ci.yml"
+    assert f"[![CI]({badge}/badge.svg)]({badge})" in after
 
 
 def test_what_the_library_needs_is_jax_and_optax_only():
