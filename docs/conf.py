@@ -38,7 +38,9 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!optax_gc\.(?!_)).*")]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+# The docstrings name the types in words. In signatures they hide the arguments.
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

@@ -41,6 +41,14 @@ def test_every_module_that_a_page_runs_exists(page):
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_block_of_a_page_begins_with_its_language(page):
+    """A fence too many turns the blocks that follow into text, which no test runs."""
+    fences = re.findall(r"^```+(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert all(fences[::2])
+    assert not any(fences[1::2])
+
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 READ_ON_GITHUB = [*PAGES, *NOTEBOOKS, *(ROOT / ".github").rglob("*.md")]
 
