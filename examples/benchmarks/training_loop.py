@@ -12,21 +12,12 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
-import optax
 import tyro
-from flax import nnx
-from rich.console import Console
 
-import optax_gc
-from examples import models
-from examples.classification.data import Data
-from examples.classification.presets import PRESETS
-from examples.classification.task import Trainer
-from examples.training.loop import train
-from examples.training.sharding import make_mesh
+if TYPE_CHECKING:
+    from examples.classification.data import Data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +31,17 @@ class Settings:
     turns: int = 6
 
 
-def plain_loop(settings: Settings, data: Data):
+def plain_loop(settings: Settings, data: "Data"):
     """Returns a function that makes one pass over the images and returns the images a second."""
+    # These take seconds, which the help of the program can do without. The same is true in `main`.
+    import jax
+    import numpy as np
+    import optax
+    from flax import nnx
+
+    import optax_gc
+    from examples import models
+
     net = models.create(
         settings.model, num_classes=10, stem="cifar", in_channels=1, rngs=nnx.Rngs(0)
     )
@@ -82,6 +82,14 @@ def plain_loop(settings: Settings, data: Data):
 
 
 def main(settings: Settings) -> None:
+    import numpy as np
+    from rich.console import Console
+
+    from examples.classification.presets import PRESETS
+    from examples.classification.task import Trainer
+    from examples.training.loop import train
+    from examples.training.sharding import make_mesh
+
     config = dataclasses.replace(
         PRESETS["mnist5k"][1],
         model=settings.model,

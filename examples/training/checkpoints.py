@@ -183,7 +183,9 @@ class Checkpoints(contextlib.AbstractContextManager):
                     raise ValueError("the shapes or types of its arrays are not those of the run")
                 place = batches.get_state()["batches"]
                 if place != step:
-                    raise ValueError(f"its place in the data is batch {place}, and it should be batch {step}")
+                    raise ValueError(
+                        f"its place in the data is batch {place}, and it should be batch {step}"
+                    )
             except Exception as error:  # of Orbax, TensorStore, Grain or the file system
                 raise _unusable(self._folder, step, error) from error
         return Restored(step, restored["state"], record)

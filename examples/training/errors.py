@@ -44,7 +44,9 @@ def report_errors(what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("stopped by Ctrl-C. The same command starts again, or continues from what was saved")
+        sys.exit(
+            "stopped by Ctrl-C. The same command starts again, or continues from what was saved"
+        )
     except (UserError, OSError) as error:
         sys.exit(f"{what}: {' '.join(str(error).split())}")
     except (MemoryError, RuntimeError) as error:

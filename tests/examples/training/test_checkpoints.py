@@ -151,7 +151,9 @@ def test_a_changed_checkpoint_is_refused_and_the_newest_good_one_named(tmp_path,
     save(tmp_path / "checkpoints", 2, 4)
     damage(tmp_path / "checkpoints/4")
     bad, good = tmp_path / "checkpoints/4", tmp_path / "checkpoints/2"
-    message = f"{bad} cannot be used: .*delete that folder, and the run will continue from .*{good}$"
+    message = (
+        f"{bad} cannot be used: .*delete that folder, and the run will continue from .*{good}$"
+    )
     with (
         Checkpoints(tmp_path / "checkpoints") as checkpoints,
         pytest.raises(CheckpointError, match=message) as error,

@@ -12,7 +12,10 @@ from examples.training.errors import StoppedError, describe, report_errors
         (FileNotFoundError(2, "No such file", "x"), "stopped: .*No such file: 'x'"),
         (KeyboardInterrupt(), "stopped by Ctrl-C. The same command"),
         (MemoryError("80 GiB"), "stopped: there is not enough memory: 80 GiB. Use a smaller"),
-        (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), "stopped: there is not enough memory.* RESOURCE_EXHAUSTED"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: 1 TB"),
+            "stopped: there is not enough memory.* RESOURCE_EXHAUSTED",
+        ),
     ],
 )
 def test_an_error_that_a_user_can_cause_is_one_line(error, line):
