@@ -28,7 +28,7 @@ def muon_dimension_numbers(
             ),
         )
 
-    If GC comes before Muon, the update of every centralized weight vector has the mean 0, and
+    If GC comes before Muon, the update of every centralized weight vector has a mean of 0, and
     eᵀw stays constant, because the iterations of Muon are products of the gradient from the
     left with matrices on the right.
 
@@ -41,8 +41,8 @@ def muon_dimension_numbers(
 
     Returns:
       A function from the parameters to a tree with an ``optax.contrib.MuonDimensionNumbers`` for
-      each kernel, and None for the leaves that Muon leaves to Adam. Axes that it does not list
-      are batches.
+      each kernel, and None for the leaves that Muon trains by Adam. Axes that are not listed
+      there are batch axes.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.

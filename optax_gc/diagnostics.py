@@ -281,7 +281,7 @@ def constraint_drift(
 
 
 def share_removed(before: jax.typing.ArrayLike, after: jax.typing.ArrayLike) -> jax.Array:
-    """Computes the share of a squared norm that is gone.
+    """Computes the share of a squared norm that was removed.
 
     Args:
       before: the norm before, a scalar or an array.

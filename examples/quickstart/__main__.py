@@ -16,9 +16,9 @@ from examples.quickstart.config import Config
 def main(config: Config) -> None:
     begin = time.perf_counter()
     print(
-        f"Trains a small ResNet {3 * config.seeds} times on {config.train_images} MNIST digits: "
+        f"This trains a small ResNet {3 * config.seeds} times on {config.train_images} MNIST digits: "
         f"{config.seeds} seeds, 3 arms, {config.epochs} epochs.\n"
-        "Loading and compiling takes about 10 seconds; an estimate of the rest follows.",
+        "Loading and compiling takes about 10 seconds. Then an estimate of the time appears.",
         flush=True,
     )
     # Imported here, so that --help and a wrong flag are answered at once.

@@ -52,15 +52,17 @@ def make_table(measured: Measured) -> Table:
 
 
 def conclude(measured: Measured) -> str:
-    """Returns in words whether the interval of GC's difference includes 0."""
+    """Returns a sentence that says whether the interval of GC's difference includes 0."""
     base, gc, _ = measured.values()
     difference = paired_difference(gc, base)
     if abs(difference.mean()) <= interval(difference):
         return (
-            f"These {len(difference)} seeds show no difference between with GC and without: "
+            f"These {len(difference)} seeds show no effect of GC on the accuracy: "
             "the interval includes 0."
         )
-    return f"Here GC {'helped' if difference.mean() > 0 else 'hurt'}: the interval excludes 0."
+    return (
+        f"Here GC {'helped' if difference.mean() > 0 else 'hurt'}: the interval does not include 0."
+    )
 
 
 def make_picture(measured: Measured, steps_per_epoch: int) -> Figure:

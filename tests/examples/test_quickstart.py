@@ -83,7 +83,7 @@ def arm(accuracy):
 
 @pytest.mark.parametrize(
     ("gc", "conclusion"),
-    [([82, 83, 84], "helped"), ([78, 79, 80], "hurt"), ([81, 79, 82], "show no difference")],
+    [([82, 83, 84], "helped"), ([78, 79, 80], "hurt"), ([81, 79, 82], "show no effect")],
 )
 def test_the_conclusion_follows_the_interval(gc, conclusion):
     measured = {"none": arm([80, 81, 82]), "gc": arm(gc), "wrong": arm([80, 81, 82])}
