@@ -57,11 +57,11 @@ def _presets() -> dict[str, tuple[str, Config]]:
     replace = dataclasses.replace
     presets = {}
     for model, title in {
-        "resnet18": "R18",
-        "resnet101": "R101",
-        "resnext29_4x64d": "X29",
-        "vgg11": "V11",
-        "densenet121": "D121",
+        "resnet18": "ResNet-18",
+        "resnet101": "ResNet-101",
+        "resnext29_4x64d": "ResNeXt-29 (4x64d)",
+        "vgg11": "VGG-11",
+        "densenet121": "DenseNet-121",
     }.items():
         presets[f"table1-{model}"] = f"Table 1, {title} on CIFAR-100", replace(_CIFAR, model=model)
     for optimizer, rate, decay in (
@@ -72,7 +72,7 @@ def _presets() -> dict[str, tuple[str, Config]]:
         ("adamw", 0.001, 1e-3),
     ):
         presets[f"table2-{optimizer}"] = (
-            f"Table 2, R50 on CIFAR-100 by {optimizer}",
+            f"Table 2, ResNet-50 on CIFAR-100 by {optimizer}",
             replace(
                 _CIFAR,
                 model="resnet50",
@@ -90,12 +90,12 @@ def _presets() -> dict[str, tuple[str, Config]]:
             )
     for name in ("aircraft", "cars", "dogs", "cub"):
         presets[f"table4-{name}"] = (
-            f"Table 4 and Figure 7, fine-tuning R50 on {name}; needs --pretrained",
+            f"Table 4 and Figure 7, fine-tuning ResNet-50 on {name}; needs --pretrained",
             replace(_FINE_GRAINED, dataset=name),
         )
-    presets["figure5-bn"] = "Figure 5, R50 on Mini-ImageNet", _MINI_IMAGENET
+    presets["figure5-bn"] = "Figure 5, ResNet-50 on Mini-ImageNet", _MINI_IMAGENET
     presets["figure5-bn-ws"] = (
-        "Figure 5, the same with weight standardization",
+        "Figure 5, ResNet-50 with weight standardization on Mini-ImageNet",
         replace(_MINI_IMAGENET, weight_standardization=True),
     )
     presets["digits"] = "small: ResNet-8 on 8x8 digits", _SMALL
