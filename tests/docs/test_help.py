@@ -8,7 +8,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SLOW_TO_IMPORT = {
-    "absl",
     "flax",
     "grain",
     "jax",

@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_not_offered_instead_of_another(tmp_path):
     save(tmp_path / "checkpoints", 2, 4)
     for step in ("2", "4"):
         flip(largest(tmp_path / "checkpoints" / step / "state/ocdbt.process_0/d"))
-    message = "no other checkpoint here is good: delete the folder of the run"
+    message = "no other checkpoint here is good, so delete the folder of the run"
     with (
         Checkpoints(tmp_path / "checkpoints") as checkpoints,
         pytest.raises(CheckpointError, match=message),
