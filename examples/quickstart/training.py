@@ -1,5 +1,6 @@
 """Trains the quickstart's arms and measures them epoch by epoch."""
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -128,7 +129,10 @@ def train(config: Config, console: Console) -> Measured:
         logits = nnx.merge(eval_graph, state.params, state.rest, copy=True)(images)
         return 100 * (logits.argmax(-1) == labels).mean()
 
-    @jax.jit
+    # To optimize the making of random numbers takes a CPU ten seconds, and changes none of them.
+    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+    @functools.partial(jax.jit, compiler_options=quickly)
     def init(key):
         return nnx.split(make_model(config.norm, key), nnx.Param, ...)[1:]
 
