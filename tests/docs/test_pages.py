@@ -94,8 +94,9 @@ def test_the_site_has_every_outside_link_of_the_readme():
     assert {link.geturl() for link in links_of(ROOT / "README.md") if link.scheme} <= checked
 
 
-# The notebook on the paper's figures reads results in the repository. The others run anywhere.
-RUN_ANYWHERE = [path for path in NOTEBOOKS if path.name != "5_paper_figures.ipynb"]
+# These read results or use examples of the repository. The others run anywhere.
+NEED_A_CLONE = ("5_paper_figures.ipynb", "7_detection.ipynb")
+RUN_ANYWHERE = [path for path in NOTEBOOKS if path.name not in NEED_A_CLONE]
 
 
 @pytest.mark.parametrize("notebook", RUN_ANYWHERE, ids=names(RUN_ANYWHERE))
