@@ -76,6 +76,10 @@ class Store:
         """Returns the result of the run with exactly these settings, or None."""
         return self._records.get(config)
 
+    def __iter__(self) -> Iterator[Any]:
+        """Iterates over the settings of all runs, in the order of their lines."""
+        return iter(self._records)
+
     def records(self) -> list[Record]:
         """Returns the results of all runs, in the order of their lines."""
         return list(self._records.values())

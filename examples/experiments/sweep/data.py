@@ -128,14 +128,14 @@ def _images(
     train, held_out = np.split(drawn, [count])
     test_images, test_labels = _read_images(read, "test", folder)
     return Splits(
-        Part(_scale(images[train]), labels[train]),
-        Part(_scale(images[held_out]), labels[held_out]),
-        Part(_scale(test_images[:test]), test_labels[:test]),
+        Part(scale_pixels(images[train]), labels[train]),
+        Part(scale_pixels(images[held_out]), labels[held_out]),
+        Part(scale_pixels(test_images[:test]), test_labels[:test]),
         classes=10,
     )
 
 
-def _scale(images: np.ndarray) -> np.ndarray:
+def scale_pixels(images: np.ndarray) -> np.ndarray:
     """Scales pixels to a mean near 0 and a deviation near 1, by the same numbers for all images."""
     return (images.astype(np.float32) / 255 - 0.3) / 0.35
 

@@ -150,7 +150,7 @@ def _tune(results: TaskResults, arm: Arm, rows: np.ndarray) -> Tuned:
         _pick(results.over_grid(arm, name), rows)
         for name in ("test_accuracy", "validation_accuracy", "test_loss", "train_loss")
     )
-    rates = np.asarray([rate(results.grid()[row]) for row in rows])
+    rates = np.asarray([rate(results.numbers(arm)[row]) for row in rows])
     luck = float(validation.mean() - accuracy.mean())
     return Tuned(rates, 100 - accuracy, test_loss, train_loss, luck)
 

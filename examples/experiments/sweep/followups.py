@@ -1,7 +1,8 @@
-"""The tables of E2, images against steps, and of E5, GC on the gradient or on the update."""
+"""The tables of E2 to E5: images or steps, a full-size net, fine-tuning, gradient or update."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import statsmodels.api as sm
@@ -9,7 +10,15 @@ import statsmodels.api as sm
 from examples.experiments.statistics import Difference, paired_difference
 from examples.experiments.sweep.arms import Arm
 from examples.experiments.sweep.effects import tune
-from examples.experiments.sweep.inference import Verdict, adjust, equivalence, judge
+from examples.experiments.sweep.inference import (
+    Overall,
+    Verdict,
+    adjust,
+    equivalence,
+    judge,
+    seeds_needed,
+)
+from examples.experiments.sweep.markdown import make_table, show_difference, show_p, show_rates
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import IMAGES, STEPS, TASKS, Task, tasks_of
 
@@ -25,12 +34,20 @@ class Compared(NamedTuple):
       arm: the arm.
       difference: of the test error, in points. Below 0, the arm has the lower error.
       p_equivalence: the p value of a difference of at least half a point.
+      seeds_needed: the number of seeds that would find half a point with power 0.8.
+      error_none, error: the mean test error of none and of the arm, in percent.
+      rates_none, rates: the rates that cross-fitting chose, the most frequent one first.
     """
 
     task: Task
     arm: Arm
     difference: Difference
     p_equivalence: float
+    seeds_needed: int
+    error_none: float
+    error: float
+    rates_none: str
+    rates: str
 
 
 def compare(results: TaskResults, arm: Arm) -> Compared:
@@ -39,17 +56,27 @@ def compare(results: TaskResults, arm: Arm) -> Compared:
     Raises:
       KeyError: results are missing.
     """
-    error, base = tune(results, arm).error, tune(results, "none").error
-    return Compared(results.task, arm, paired_difference(error, base), equivalence(error, base))
+    tuned, none = tune(results, arm), tune(results, "none")
+    return Compared(
+        task=results.task,
+        arm=arm,
+        difference=paired_difference(tuned.error, none.error),
+        p_equivalence=equivalence(tuned.error, none.error),
+        seeds_needed=seeds_needed(tuned.error - none.error),
+        error_none=float(none.error.mean()),
+        error=float(tuned.error.mean()),
+        rates_none=show_rates(none.rates),
+        rates=show_rates(tuned.rates),
+    )
 
 
-def compare_images_and_steps(folder: Path) -> list[Compared]:
-    """Returns the complete cells of E2.
+def compare_gc(experiment: Literal["e2", "e3", "e4"], folder: Path) -> list[Compared]:
+    """Returns GC against none in the complete tasks of an experiment.
 
     Raises:
       ResultsError: a line of results cannot be right.
     """
-    results = [TaskResults(task, folder) for task in tasks_of("e2")]
+    results = [TaskResults(task, folder) for task in tasks_of(experiment)]
     return [compare(one, "gc") for one in results if one.complete]
 
 
@@ -109,14 +136,10 @@ def write_images_and_steps(cells: list[Compared]) -> str:
         chosen = [cell for cell in cells if cell.task.norm == norm]
         at = {images_and_steps(cell.task): cell.difference for cell in chosen}
         rows = [
-            f"| {images} | "
-            + " | ".join(_interval(at.get((images, steps))) for steps in STEPS)
-            + " |"
-            for images in IMAGES
+            (images, *(_interval(at.get((images, steps))) for steps in STEPS)) for images in IMAGES
         ]
-        header = "| images | " + " | ".join(f"{steps} steps" for steps in STEPS) + " |"
-        lines = [header, "|" + " --- |" * (len(STEPS) + 1), *rows]
-        sections.append(f"{title}:\n\n" + "\n".join(lines))
+        header = ("images", *(f"{steps} steps" for steps in STEPS))
+        sections.append(f"{title}:\n\n{make_table(header, rows)}")
         if len(chosen) == len(IMAGES) * len(STEPS):
             images, steps = fit_slopes(chosen)
             sections.append(
@@ -129,27 +152,86 @@ def write_images_and_steps(cells: list[Compared]) -> str:
     return "\n\n".join(sections)
 
 
+def write_full_size(compared: list[Compared], overall: Overall | None) -> str:
+    """Returns the table of E3 in Markdown, or nothing if no task is complete.
+
+    Args:
+      compared: the complete tasks of E3.
+      overall: the mean over the tasks of E1, if there is one.
+    """
+    if not compared:
+        return ""
+    rows = [
+        (*_errors(one), _interval(one.difference), one.rates_none, one.rates) for one in compared
+    ]
+    lines = make_table(("task", "none", "GC", "difference", "rates of none", "rates of GC"), rows)
+    seeds = compared[0].difference.seeds
+    text = f"{seeds} seeds cannot decide half a point, so these rows have no verdict."
+    if overall:
+        text += (
+            f" E1 expects a difference from {overall.new_low:+.2f} to {overall.new_high:+.2f} in a "
+            "new task (95 % prediction interval)."
+        )
+    return f"## A net at full size (E3)\n\n{lines}\n\n{text}"
+
+
+def write_fine_tuning(compared: list[Compared]) -> str:
+    """Returns the table of E4 in Markdown, or nothing if no task is complete."""
+    if not compared:
+        return ""
+    rows = [
+        (
+            *_errors(one),
+            _interval(one.difference),
+            p_value,
+            verdict,
+            one.seeds_needed,
+            one.rates_none,
+            one.rates,
+        )
+        for one, p_value, verdict in _judged(compared)
+    ]
+    header = ("task", "none", "GC", "difference", "p (Holm)", "verdict", "seeds for half a point")
+    header += ("rates of none", "rates of GC")
+    missing = len(tasks_of("e4")) - len(compared)
+    text = "As in the primary table. Holm's correction is over this table."
+    if missing:
+        text += f" {missing} task of E4 is not complete."
+    return f"## Fine-tuning (E4)\n\n{make_table(header, rows)}\n\n{text}"
+
+
 def write_places(compared: list[Compared]) -> str:
     """Returns the table of E5 in Markdown, or nothing if no task is complete."""
     if not compared:
         return ""
+    rows = [
+        (
+            one.task.name,
+            "gradient" if one.arm == "gc" else "update",
+            _interval(one.difference),
+            p_value,
+            verdict,
+        )
+        for one, p_value, verdict in _judged(compared)
+    ]
+    table = make_table(("task", "GC on the", "difference", "p (Holm)", "verdict"), rows)
+    text = "As in the primary table. Holm's correction is over this table."
+    return f"## Gradient or update (E5)\n\n{table}\n\n{text}"
+
+
+def _judged(compared: list[Compared]) -> Iterator[tuple[Compared, str, Verdict]]:
+    """Yields each comparison with its p value after Holm's correction over all, and its verdict."""
     p_values = adjust([one.difference.p_value for one in compared])
-    rows = []
     for one, p_value in zip(compared, p_values, strict=True):
-        verdict: Verdict = judge(one.difference.mean, p_value, one.p_equivalence)
-        place = "gradient" if one.arm == "gc" else "update"
-        cells = (one.task.name, place, _interval(one.difference), f"{p_value:.3f}", verdict)
-        rows.append("| " + " | ".join(cells) + " |")
-    lines = ["| task | GC on the | difference | p (Holm) | verdict |", "|" + " --- |" * 5, *rows]
-    return (
-        "## Gradient or update (E5)\n\n"
-        + "\n".join(lines)
-        + "\n\nAs in the primary table. Holm's correction is over this table."
-    )
+        yield one, show_p(p_value), judge(one.difference.mean, p_value, one.p_equivalence)
+
+
+def _errors(one: Compared) -> tuple[str, str, str]:
+    return one.task.name, f"{one.error_none:.2f}", f"{one.error:.2f}"
 
 
 def _interval(difference: Difference | None) -> str:
-    return f"{difference.mean:+.2f} ± {difference.half_width:.2f}" if difference else ""
+    return show_difference(difference) if difference else ""
 
 
 def _slope(slope: Slope) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+from examples.experiments.sweep.pretraining import pretrained_resnet8
 from examples.models.layers import group_norm
-from examples.models.resnet import resnet8
+from examples.models.resnet import resnet8, resnet20
 
 Net = Callable[[int, tuple[int, ...], nnx.Rngs], nnx.Module]
 """Makes a net from the number of classes, the shape of one input, and the seeds."""
@@ -125,6 +126,22 @@ class HalfSize(nnx.Module):
         return self.net(x)
 
 
+def full_size_resnet20(
+    classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable
+) -> nnx.Module:
+    """Makes a ResNet-20 of width 16, its published one, for images as they are."""
+    return resnet20(
+        num_classes=classes,
+        stem="cifar",
+        width=16,
+        in_channels=shape[-1],
+        conv=nnx.Conv,
+        norm=norm,
+        linear=nnx.Linear,
+        rngs=rngs,
+    )
+
+
 NORMS: dict[str, Callable] = {
     "none": Identity,
     "layer": nnx.LayerNorm,
@@ -133,7 +150,16 @@ NORMS: dict[str, Callable] = {
     "groups of two": group_norm,
     "one group": functools.partial(nnx.GroupNorm, num_groups=1),
 }
-NETS: dict[str, Callable] = {"mlp": MLP, "resnet8": HalfSize, "vit": ViT, "lm": CharacterLM}
+NETS: dict[str, Callable] = {
+    "mlp": MLP,
+    "resnet8": HalfSize,
+    "resnet20": full_size_resnet20,
+    "pretrained": pretrained_resnet8,
+    "vit": ViT,
+    "lm": CharacterLM,
+}
+# The kinds of nets that are made of convolutions.
+CONVOLUTIONAL = ("resnet8", "resnet20", "pretrained")
 
 
 def net(kind: str, norm: str) -> Net:

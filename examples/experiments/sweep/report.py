@@ -16,8 +16,10 @@ from examples.experiments.store import RESULTS
 from examples.experiments.sweep.arms import CONTROLS, Arm
 from examples.experiments.sweep.effects import TaskEffects, measure_effects
 from examples.experiments.sweep.followups import (
-    compare_images_and_steps,
+    compare_gc,
     compare_places,
+    write_fine_tuning,
+    write_full_size,
     write_images_and_steps,
     write_places,
 )
@@ -30,6 +32,7 @@ from examples.experiments.sweep.inference import (
     rank_correlation,
     sign_test,
 )
+from examples.experiments.sweep.markdown import make_table, show_difference, show_p, show_rates
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import SEEDS, tasks_of
 from examples.training.errors import report_errors
@@ -98,7 +101,7 @@ def write_report(findings: list[Finding]) -> str:
 
 
 def write_all(folder: Path, findings: list[Finding]) -> str:
-    """Returns the tables of E1, E2 and E5 in Markdown.
+    """Returns the tables of E1 to E5 in Markdown.
 
     Args:
       folder: the folder of the results.
@@ -107,8 +110,11 @@ def write_all(folder: Path, findings: list[Finding]) -> str:
     Raises:
       ResultsError: a line of results cannot be right.
     """
+    found = overall(findings)
     more = (
-        write_images_and_steps(compare_images_and_steps(folder)),
+        write_images_and_steps(compare_gc("e2", folder)),
+        write_full_size(compare_gc("e3", folder), found and found[0]),
+        write_fine_tuning(compare_gc("e4", folder)),
         write_places(compare_places(folder)),
     )
     return "\n".join([write_report(findings), *(f"{section}\n" for section in more if section)])
@@ -123,14 +129,14 @@ def _primary(findings: list[Finding]) -> str:
                 effects.task.name,
                 f"{effects.none.error.mean():.2f}",
                 f"{effects.gc.error.mean():.2f}",
-                f"{difference.mean:+.2f} ± {difference.half_width:.2f}",
+                show_difference(difference),
                 f"{np.median(effects.differences):+.2f}",
-                _p(difference.p_value),
-                _p(finding.p_value),
-                _p(effects.p_equivalence),
+                show_p(difference.p_value),
+                show_p(finding.p_value),
+                show_p(effects.p_equivalence),
                 finding.verdict,
                 effects.seeds_needed,
-                f"{_rates(effects.none.rates)} / {_rates(effects.gc.rates)}",
+                f"{show_rates(effects.none.rates)} / {show_rates(effects.gc.rates)}",
                 f"{effects.none.luck:+.2f} / {effects.gc.luck:+.2f}",
             )
         )
@@ -155,7 +161,7 @@ def _primary(findings: list[Finding]) -> str:
         "(statsmodels multipletests). Equivalence within ±0.5 point: two one-sided tests "
         "(statsmodels ttost_paired). Seeds: for power 0.8 (statsmodels TTestPower)."
     )
-    return f"## Primary outcome\n\n{_table(header, rows)}\n\n{foot}"
+    return f"## Primary outcome\n\n{make_table(header, rows)}\n\n{foot}"
 
 
 def _over_tasks(findings: list[Finding]) -> str:
@@ -177,7 +183,7 @@ def _over_tasks(findings: list[Finding]) -> str:
         f"{mean.high:+.2f}: **{verdict}**.\n"
         f"- A new task: 95 % prediction interval {mean.new_low:+.2f} to {mean.new_high:+.2f}. The true "
         f"differences vary between tasks with a standard deviation of {mean.tau:.2f}.\n"
-        f"- GC has the lower error in {lower} of {count} tasks (sign test, p = {_p(p_value)}).\n\n"
+        f"- GC has the lower error in {lower} of {count} tasks (sign test, p = {show_p(p_value)}).\n\n"
         "Random effects by statsmodels combine_effects (Paule and Mandel; interval by Hartung, Knapp, "
         "Sidik and Jonkman), sign test by scipy.stats.binomtest."
     )
@@ -215,7 +221,7 @@ def _secondary(findings: list[Finding]) -> str:
         "Losses in nats. Steps: those of GC until the best validation loss of none, divided by those "
         "of none; never: the number of seeds of GC that did not reach it."
     )
-    return f"## Secondary outcomes\n\n{_table(header, rows)}\n\n{foot}"
+    return f"## Secondary outcomes\n\n{make_table(header, rows)}\n\n{foot}"
 
 
 def _by_rate(findings: list[Finding]) -> str:
@@ -223,14 +229,14 @@ def _by_rate(findings: list[Finding]) -> str:
     rows = []
     for finding in findings:
         at = {one.offset: one.difference for one in finding.effects.by_rate}
-        cells = [f"{at[o].mean:+.2f} ± {at[o].half_width:.2f}" if o in at else "" for o in offsets]
+        cells = [show_difference(at[o]) if o in at else "" for o in offsets]
         rows.append((finding.effects.task.name, *cells))
     header = ("task", *(f"{offset:+d}" if offset else "best" for offset in offsets))
     foot = (
         "The difference of the test error at the same rate for both arms. Columns: half-decades above "
         "the best rate of none."
     )
-    return f"## By learning rate\n\n{_table(header, rows)}\n\n{foot}"
+    return f"## By learning rate\n\n{make_table(header, rows)}\n\n{foot}"
 
 
 def _controls(findings: list[Finding]) -> str:
@@ -247,15 +253,12 @@ def _controls(findings: list[Finding]) -> str:
         rows = [
             (
                 finding.effects.task.name,
-                *(
-                    f"{by_arm[arm][i].mean:+.2f} ± {by_arm[arm][i].half_width:.2f}{marks[arm][i]}"
-                    for arm in arms
-                ),
+                *(f"{show_difference(by_arm[arm][i])}{marks[arm][i]}" for arm in arms),
             )
             for i, finding in enumerate(findings)
         ]
         header = ("task", *(arm.replace("_", " ") for arm in arms))
-        sections.append(f"## Controls at {title}\n\n{_table(header, rows)}")
+        sections.append(f"## Controls at {title}\n\n{make_table(header, rows)}")
     foot = (
         "The difference of the test error to none at the same rate. *: p < 0.05 after Holm's correction "
         "over the tasks of the arm."
@@ -289,21 +292,6 @@ def _law(findings: list[Finding]) -> str:
     )
 
 
-def _rates(rates: np.ndarray) -> str:
-    """Returns the chosen rates, the most frequent one first."""
-    values, counts = np.unique(rates, return_counts=True)
-    return ", ".join(f"{values[i]:g}" for i in np.argsort(-counts, kind="stable"))
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _table(header: tuple, rows: list[tuple]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def main() -> None:
     with report_errors("stopped"):
         arguments = tyro.cli(
@@ -317,7 +305,7 @@ def main() -> None:
         write_whole(arguments.results / "report.md", report)
         if findings:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
-        if cells := compare_images_and_steps(arguments.results):
+        if cells := compare_gc("e2", arguments.results):
             draw_images_and_steps(cells).savefig(arguments.results / "images.png", dpi=130)
         print(report, end="")
 

@@ -72,6 +72,7 @@ class TaskResults:
           ResultsError: a line of the file is not a result of this task.
         """
         self.task = task
+        self.source = TaskResults(TASKS[task.rates_from], folder) if task.rates_from else None
         self.store = Store(folder / f"{task.name}.jsonl", Run, check=self._check)
 
     def _check(self, run: Run, record: dict) -> None:
@@ -110,7 +111,8 @@ class TaskResults:
 
     def missing_seeds(self, point: Point) -> list[int]:
         """Returns the seeds of a point that have no result."""
-        return [s for s in SEEDS if self.store.get(self.run(point.arm, point.rate, s)) is None]
+        runs = {seed: self.run(point.arm, point.rate, seed) for seed in self.task.seeds}
+        return [seed for seed, run in runs.items() if self.store.get(run) is None]
 
     def values(self, arm: Arm, number: int, name: str) -> np.ndarray:
         """Returns a metric of every seed at the rate of this number, (seeds,) or (seeds, measures).
@@ -118,7 +120,7 @@ class TaskResults:
         Raises:
           KeyError: a seed has no result there.
         """
-        records = [self.store.get(self.run(arm, rate(number), seed)) for seed in SEEDS]
+        records = [self.store.get(self.run(arm, rate(number), seed)) for seed in self.task.seeds]
         if any(record is None for record in records):
             raise KeyError(
                 f"{self.task.name} has no result of {arm} at {rate(number):g} for a seed"
@@ -126,8 +128,31 @@ class TaskResults:
         return np.asarray([record[name] for record in records if record is not None])
 
     def over_grid(self, arm: Arm, name: str) -> np.ndarray:
-        """Returns a metric of every rate of the grid and every seed, (rates, seeds, ...)."""
-        return np.asarray([self.values(arm, number, name) for number in self.grid()])
+        """Returns a metric of every rate of an arm and every seed, (rates, seeds, ...)."""
+        return np.asarray([self.values(arm, number, name) for number in self.numbers(arm)])
+
+    @property
+    def waits_for(self) -> str | None:
+        """The task whose results decide the rates, as long as they are not complete."""
+        return None if self.source is None or self.source.complete else self.source.task.name
+
+    def numbers(self, arm: Arm) -> range:
+        """Returns the numbers of the rates at which an arm runs, as far as is known yet.
+
+        These are those of the grid, or two neighbours of another task's grid: the best rate of the
+        arm there on validation, and the better one of those beside it.
+
+        Raises:
+          KeyError: results of the other task are missing.
+        """
+        if self.source is None:
+            return self.grid()
+        numbers = self.source.numbers(arm)
+        validation = self.source.over_grid(arm, "validation_accuracy")
+        best = best_rate(validation)
+        means = dict(enumerate(validation.mean(1).round(9)))
+        low = best if means.get(best + 1, -1) > means.get(best - 1, -1) else best - 1
+        return numbers[low : low + 2]
 
     def grid(self) -> range:
         """Returns the numbers of the rates that the task's arms need, as far as is known yet.
@@ -153,8 +178,17 @@ class TaskResults:
     def _validation(self, arm: Arm, grid: range) -> np.ndarray:
         return np.asarray([self.values(arm, number, "validation_accuracy") for number in grid])
 
-    def _missing(self, grid: range) -> list[Point]:
-        points = [Point(self.task, arm, rate(number)) for number in grid for arm in self.task.arms]
+    def _missing(self, grid: range | None = None) -> list[Point]:
+        """Returns the missing points of a grid, or of the rates of each arm."""
+        arms: dict[Arm, range] = {
+            arm: self.numbers(arm) if grid is None else grid for arm in self.task.arms
+        }
+        points = [
+            Point(self.task, arm, rate(number))
+            for number in sorted({number for numbers in arms.values() for number in numbers})
+            for arm, numbers in arms.items()
+            if number in numbers
+        ]
         return [point for point in points if self.missing_seeds(point)]
 
     def control_numbers(self) -> tuple[int, int]:
@@ -169,9 +203,12 @@ class TaskResults:
     def missing_points(self) -> list[Point]:
         """Returns the points that can be made now and are missing.
 
-        The controls follow when the grid is complete, since it says at which rates they run.
+        The controls follow when the grid is complete, since it says at which rates they run. There
+        are none as long as the task waits for another one.
         """
-        missing = self._missing(self.grid())
+        if self.waits_for:
+            return []
+        missing = self._missing()
         if missing or not self.task.controls:
             return missing
         best, above = self.control_numbers()
@@ -186,4 +223,4 @@ class TaskResults:
     @property
     def complete(self) -> bool:
         """Returns whether all runs of the task have a result."""
-        return not self.missing_points()
+        return not (self.waits_for or self.missing_points())

@@ -1,4 +1,4 @@
-"""Makes the missing runs of the sweep: E1, E2 and E5 of PLAN.md.
+"""Makes the missing runs of the sweep: E1 to E5 of PLAN.md.
 
     python -m examples.experiments.sweep.run
     python -m examples.experiments.sweep.run mlp-letter mlp-letter-layer
@@ -12,14 +12,17 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from examples.experiments.store import RESULTS, locked
+from examples.experiments.store import RESULTS, ResultsError, locked
 from examples.experiments.sweep.arms import CONTROLS
-from examples.experiments.sweep.tasks import SEEDS, TASKS, Task, find_task
+from examples.experiments.sweep.tasks import TASKS, Task, find_task
 from examples.training.errors import report_errors
+
+if TYPE_CHECKING:
+    from examples.experiments.sweep.results import TaskResults
 
 FOLDER = RESULTS / "sweep"
 
@@ -31,7 +34,7 @@ class Arguments:
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The tasks, in this order. By default all of them, the cheapest experiments first."""
     data_dir: Path | None = None
-    """The folder of Fashion-MNIST. By default that of Debian's package dataset-fashion-mnist."""
+    """The folder of Fashion-MNIST and of the emoji. By default these are where Debian's package dataset-fashion-mnist puts the one, and in ./node_modules."""
     results: Path = FOLDER
     """The folder that results are read from and added to."""
     allow_dirty: bool = False
@@ -50,7 +53,7 @@ def make_runs(
     Args:
       tasks: the tasks, in the order of their runs.
       folder: the folder of results.
-      data_dir: the folder of Fashion-MNIST.
+      data_dir: the folder of Fashion-MNIST and of the emoji; None for where packages put them.
       show: called with a line of text before each point.
 
     Raises:
@@ -68,9 +71,12 @@ def make_runs(
     for task in tasks:
         with locked(folder / f"{task.name}.jsonl"):
             results = every[task.name] = TaskResults(task, folder)
+            made = {**origin, **_start_net(results, data_dir)}
+            if results.waits_for:
+                show(f"{task.name} waits for {results.waits_for}, whose results decide its rates")
             splits = None
             while points := results.missing_points():
-                splits = splits or [task.load(seed, data_dir) for seed in SEEDS]
+                splits = splits or [task.load(seed, data_dir) for seed in task.seeds]
                 point = points[0]
                 left = _format(sum(_seconds_left(other) for other in every.values()))
                 show(f"{task.name}, {point.arm} at {point.rate:g}; time left: about {left}")
@@ -78,22 +84,42 @@ def make_runs(
                 # A point of an MLP is one program for all its seeds, so they are trained together.
                 groups = [missing] if task.family == "mlp" else [[seed] for seed in missing]
                 for seeds in groups:
-                    chosen = [splits[SEEDS.index(seed)] for seed in seeds]
+                    chosen = [splits[task.seeds.index(seed)] for seed in seeds]
                     for seed, record in zip(seeds, train_point(point, chosen, seeds), strict=True):
                         run = results.run(point.arm, point.rate, seed)
-                        results.store.add(run, {**record, **origin})
+                        results.store.add(run, {**record, **made})
     show("done")
 
 
-def _seconds_left(results) -> float:
+def _start_net(results: "TaskResults", data_dir: Path | None) -> dict[str, str]:
+    """Makes the net that a task of fine-tuning starts from, and returns what names it in results.
+
+    Raises:
+      ResultsError: the task has results that start from another net.
+    """
+    if results.task.family != "pretrained" or results.complete:
+        return {}
+    from examples.experiments.sweep.pretraining import FOLDER, digest_pretrained, pretrain
+
+    pretrain(data_dir)
+    digest = digest_pretrained()
+    if {record.get("pretrained") for record in results.store.records()} - {digest}:
+        raise ResultsError(
+            f"{results.store.path}: these results start from another net than the one in {FOLDER}. "
+            "Put that net back, or delete the file to make all of its runs again"
+        )
+    return {"pretrained": digest}
+
+
+def _seconds_left(results: "TaskResults") -> float:
     """Estimates the seconds that a task still takes, from its own runs or from a trial."""
     done = [record["seconds"] for record in results.store.records()]
     # The median, because the first runs of an arm include its compilation.
     each = statistics.median(done) if done else results.task.seconds
     task = results.task
-    points = len(task.arms) * len(task.grid) + 2 * len(CONTROLS) * task.controls
+    points = len(task.arms) * (len(task.grid) or 2) + 2 * len(CONTROLS) * task.controls
     # A grid that is extended has more runs than are expected here.
-    expected = max(points * len(SEEDS), len(done))
+    expected = max(points * len(task.seeds), len(done))
     return each * (expected - len(done)) if not results.complete else 0.0
 
 

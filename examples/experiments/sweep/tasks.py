@@ -1,15 +1,15 @@
-"""The tasks of E1, E2 and E5, in the order of their runs. PLAN.md describes them."""
+"""The tasks of E1 to E5, in the order of their runs. PLAN.md describes them."""
 
 import dataclasses
 import difflib
 from collections.abc import Iterator
 from typing import Literal
 
-from examples.experiments.sweep import data, nets
+from examples.experiments.sweep import data, nets, pictures
 from examples.experiments.sweep.arms import Arm
 from examples.training.errors import SettingError
 
-Experiment = Literal["e1", "e2", "e5"]
+Experiment = Literal["e1", "e2", "e3", "e4", "e5"]
 Optimizer = Literal["sgdm", "adam", "adamw", "lion", "muon"]
 SEEDS = tuple(range(100, 112))
 
@@ -45,10 +45,13 @@ class Task:
       experiment: the experiment of the plan that it belongs to.
       arms: the arms that run at every rate of the grid.
       controls: whether the controls run, at two rates.
+      seeds: the seeds of its runs.
+      rates_from: the task whose results decide at which two rates each arm runs, or None for a task
+        with a grid of its own.
     """
 
     name: str
-    family: Literal["mlp", "resnet8", "vit", "lm"]
+    family: Literal["mlp", "resnet8", "resnet20", "pretrained", "vit", "lm"]
     norm: str
     load: data.Loader
     optimizer: Optimizer
@@ -60,6 +63,8 @@ class Task:
     experiment: Experiment = "e1"
     arms: tuple[Arm, ...] = ("none", "gc")
     controls: bool = True
+    seeds: tuple[int, ...] = SEEDS
+    rates_from: str | None = None
 
     @property
     def net(self) -> nets.Net:
@@ -201,6 +206,45 @@ def _images_and_steps() -> Iterator[Task]:
                 )
 
 
+def _full_size() -> Iterator[Task]:
+    for norm in ("one group", "batch"):
+        yield Task(
+            name=f"resnet20-fashion10000-{norm.replace(' ', '-')}",
+            family="resnet20",
+            norm=norm,
+            load=data.fashion(10_000),
+            optimizer="sgdm",
+            batch_size=128,
+            epochs=10,
+            grid=range(0),
+            seconds=900.0,
+            experiment="e3",
+            controls=False,
+            seeds=SEEDS[:4],
+            rates_from=f"resnet8-fashion1000-{norm.replace(' ', '-')}",
+        )
+
+
+def _fine_tuning() -> Iterator[Task]:
+    sets = {"faces": (pictures.faces, 150, 8.0), "emoji": (pictures.emoji, 300, 16.0)}
+    for name, (load, steps, seconds) in sets.items():
+        yield Task(
+            name=f"finetuned-{name}",
+            family="pretrained",
+            norm="batch",
+            load=load,
+            optimizer="sgdm",
+            batch_size=50,
+            steps=steps,
+            grid=range(-4, 0),
+            seconds=seconds,
+            experiment="e4",
+            controls=False,
+        )
+
+
 TASKS: dict[str, Task] = {
-    task.name: task for task in (*_mlps(), *_resnets(), *_transformers(), *_images_and_steps())
+    task.name: task
+    for tasks in (_mlps, _resnets, _transformers, _images_and_steps, _fine_tuning, _full_size)
+    for task in tasks()
 }

@@ -15,6 +15,7 @@ import optax_gc
 from examples.experiments.store import Record
 from examples.experiments.sweep.arms import Arm, share_removed, with_arm
 from examples.experiments.sweep.data import Splits
+from examples.experiments.sweep.nets import CONVOLUTIONAL
 from examples.experiments.sweep.tasks import Task
 
 # Validation loss is measured this often along a run.
@@ -192,7 +193,7 @@ def _program(task: Task, arm: Arm, shape: tuple[int, ...], classes: int) -> Call
         return jnp.stack([100 * jnp.mean(logits.argmax(-1) == labels), loss])
 
     # XLA runs a convolution in a scan on a CPU about 18 times slower than one in a compiled step.
-    if task.family == "resnet8":
+    if task.family in CONVOLUTIONAL:
         init, evaluate = jax.jit(init), jax.jit(evaluate)
         step = jax.jit(step, donate_argnums=0)
         scan = _scan_in_python
@@ -215,7 +216,7 @@ def _program(task: Task, arm: Arm, shape: tuple[int, ...], classes: int) -> Call
         }
         return {"curve": curve[:, 1], "share_removed": share, **ends}
 
-    if task.family == "resnet8":
+    if task.family in CONVOLUTIONAL:
         return lambda run: train(jax.device_put(run))
     return jax.jit(jax.vmap(train) if task.family == "mlp" else train)
 

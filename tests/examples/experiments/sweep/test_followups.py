@@ -10,6 +10,7 @@ from scipy import stats
 
 from examples.experiments.sweep import followups
 from examples.experiments.sweep.images_figure import draw_images_and_steps
+from examples.experiments.sweep.inference import combine
 from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.tasks import IMAGES, SEEDS, STEPS, TASKS, tasks_of
@@ -48,7 +49,7 @@ def cells(tmp_path_factory):
     for task in tasks_of("e2"):
         if task.norm == "batch":
             write_results(folder, task, {"gc": gain(*followups.images_and_steps(task))})
-    return followups.compare_images_and_steps(folder)
+    return followups.compare_gc("e2", folder)
 
 
 def test_every_cell_has_its_own_images_and_steps():
@@ -120,3 +121,32 @@ def test_the_difference_of_a_cell_is_paired_by_seed(cells, tmp_path):
     none, gc = (results.values(arm, best, "test_accuracy") for arm in ("none", "gc"))
     compared = followups.compare(results, "gc")
     assert compared.difference.p_value == pytest.approx(stats.ttest_rel(none, gc)[1])
+
+
+def test_the_table_of_fine_tuning_has_a_verdict_for_each_set(tmp_path):
+    faces, emoji = tasks_of("e4")
+    write_results(tmp_path, faces, {"gc": 2.0})
+    text = followups.write_fine_tuning(followups.compare_gc("e4", tmp_path))
+    (row,) = [line for line in text.splitlines() if line.startswith("| finetuned-")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[0] == "finetuned-faces"
+    assert float(cells[1]) - float(cells[2]) == pytest.approx(2, abs=0.2)
+    assert cells[5] == "helps"
+    assert 2 <= int(cells[6]) <= 5
+    assert cells[7:] == ["0.03", "0.03"]
+    assert "1 task of E4 is not complete." in text
+    write_results(tmp_path, emoji, {"gc": 0.0})
+    text = followups.write_fine_tuning(followups.compare_gc("e4", tmp_path))
+    assert "no difference" in text
+    assert "is not complete" not in text
+    assert followups.write_fine_tuning([]) == ""
+
+
+def test_the_net_at_full_size_stands_beside_the_prediction_of_e1_and_has_no_verdict(cells):
+    overall = combine([np.array([0.1, 0.2, 0.3]), np.array([1.1, 1.0, 1.2]), np.array([0.5, 0.4])])
+    (cell, *_) = cells
+    text = followups.write_full_size([cell], overall)
+    assert f"from {overall.new_low:+.2f} to {overall.new_high:+.2f} in a new task" in text
+    assert f"| {cell.task.name} | {cell.error_none:.2f} | {cell.error:.2f} |" in text
+    assert not any(word in text for word in ("helps", "hurts", "no difference"))
+    assert followups.write_full_size([], overall) == ""

@@ -9,7 +9,7 @@ import pytest
 from examples.experiments.store import ResultsError
 from examples.experiments.sweep import training
 from examples.experiments.sweep.arms import CONTROLS
-from examples.experiments.sweep.effects import measure_effects
+from examples.experiments.sweep.effects import measure_effects, tune
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.run import make_runs
 from examples.experiments.sweep.tasks import SEEDS, TASKS, find_task, tasks_of
@@ -184,7 +184,8 @@ def test_the_nearest_task_is_named():
 
 
 def test_the_tasks_are_those_of_the_plan():
-    assert [len(tasks_of(experiment)) for experiment in ("e1", "e2", "e5")] == [39, 32, 4]
+    counts = {"e1": 39, "e2": 32, "e3": 2, "e4": 2, "e5": 4}
+    assert {experiment: len(tasks_of(experiment)) for experiment in counts} == counts
     for task in tasks_of("e1"):
         # Six half-decades span two and a half decades.
         assert len(task.grid) == 6
@@ -207,3 +208,36 @@ def test_an_experiment_without_controls_ends_with_its_grid(tmp_path, monkeypatch
     assert [rates_of(made, arm) for arm in task.arms] == [GRID] * 3
     assert len(made) == 18
     assert TaskResults(task, tmp_path).complete
+
+
+def fill(task, folder, bests):
+    """Writes all missing results of a task, each arm best at its own rate."""
+    results = TaskResults(task, folder)
+    while points := results.missing_points():
+        for seed in results.missing_seeds(points[0]):
+            record = made_up(points[0], seed, bests[points[0].arm])
+            results.store.add(results.run(points[0].arm, points[0].rate, seed), record)
+    return results
+
+
+def test_a_net_at_full_size_takes_each_arms_two_rates_from_another_task(tmp_path):
+    task = TASKS["resnet20-fashion10000-batch"]
+    source = dataclasses.replace(TASKS["resnet8-fashion1000-batch"], controls=False)
+    waiting = TaskResults(task, tmp_path)
+    assert waiting.waits_for == source.name
+    assert waiting.missing_points() == []
+    assert not waiting.complete
+    shown = []
+    make_runs([task], tmp_path, None, shown.append)
+    assert shown[0] == f"{task.name} waits for {source.name}, whose results decide its rates"
+
+    bests = {"none": 0.1, "gc": 0.3, **dict.fromkeys(CONTROLS, 0.1)}
+    fill(TASKS[source.name], tmp_path, bests)
+    results = fill(task, tmp_path, bests)
+    assert results.complete
+    # Both rates beside the best one are equally good here, so the lower of them is taken.
+    rates = {arm: {run.learning_rate for run in results.store if run.arm == arm} for arm in bests}
+    assert rates["none"] == {0.03, 0.1}
+    assert rates["gc"] == {0.1, 0.3}
+    assert len(results.store) == 2 * 2 * 4
+    np.testing.assert_array_equal(tune(results, "gc").rates, [0.3] * 4)
