@@ -50,6 +50,8 @@ class Config(Settings):
     """The first layers: those for large images (imagenet), or those for small images (cifar)."""
     norm: Literal["bn", "gn"] = "bn"
     """The normalization: batch normalization (bn) or group normalization (gn)."""
+    groups: int | None = None
+    """The number of groups of group normalization. By default 32, or fewer in a narrow net, so that each group has at least two channels."""
     weight_standardization: bool = False
     """Standardize the kernel of every convolution."""
     width: int | None = None
@@ -81,6 +83,11 @@ class Config(Settings):
         self.require(self.pad >= 0, "pad", "it must be 0 or more")
         self.require(self.pool >= 1, "pool", "it must be at least 1")
         self.require(self.validation >= 0, "validation", "it must be 0 or more")
-        for field in ("width", "train_images"):
+        self.require(
+            self.groups is None or self.norm == "gn",
+            "groups",
+            "only group normalization has groups: pass --norm gn too",
+        )
+        for field in ("width", "train_images", "groups"):
             value = getattr(self, field)
             self.require(value is None or value >= 1, field, "it must be at least 1")

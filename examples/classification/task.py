@@ -38,6 +38,7 @@ class StepSpec(NamedTuple):
     model: str
     stem: models.Stem
     norm: Literal["bn", "gn"]
+    groups: int | None
     weight_standardization: bool
     width: int | None
     dtype: str
@@ -56,6 +57,12 @@ class Task(NamedTuple):
     data: Data
     steps: Steps
     job: Job
+
+    @property
+    def guess(self) -> dict[str, float]:
+        """The metrics of guessing. A run that diverged counts as that."""
+        accuracy = 100 / self.data.train.num_classes
+        return {"test_accuracy": accuracy, "train_accuracy": accuracy}
 
 
 class Trainer:
@@ -134,6 +141,7 @@ def step_spec(config: Config, data: Data, mesh: Mesh, *, diagnose: bool = False)
         model=config.model,
         stem=config.stem,
         norm=config.norm,
+        groups=config.groups,
         weight_standardization=config.weight_standardization,
         width=config.width,
         dtype=config.dtype,
@@ -155,6 +163,7 @@ def compile_steps(spec: StepSpec) -> Steps:
             num_classes=spec.num_classes,
             stem=spec.stem,
             norm=spec.norm,
+            groups=spec.groups,
             weight_standardization=spec.weight_standardization,
             width=spec.width,
             in_channels=spec.in_channels,

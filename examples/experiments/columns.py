@@ -1,13 +1,14 @@
-"""The columns of which a table or figure consists, each trained once for every arm and seed.
+"""The columns of which a table or figure consists, each trained for every arm and seed.
 
 A column is what the paper writes in one column of a table, or draws as one pair of curves. Its arms
-differ only in their centralization. Where it has a grid, the learning rate and the weight decay are
-chosen on validation images, without GC, and the other arms use the same ones.
+differ only in their centralization. Where it has a grid, each arm is trained at every learning rate
+by the rules of PLAN.md: with validation images held out, and again without at the rate that the other
+seeds choose.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from examples.training.settings import GC, Settings
@@ -16,8 +17,8 @@ Scale = Literal["paper", "cpu"]
 Observer = Literal["start", "weights", "gradients", "curvature"]
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
-# These differ from the seeds that are reported, which therefore have no part in the choice.
-GRID_SEEDS = (1000, 1001)
+# The first seed of a column with a grid, as in the sweep. The seeds of other columns begin with 0.
+_FIRST_SEED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +52,14 @@ class Column(Generic[AnySettings]):
 
     Attributes:
       name: its name in tables and figures.
-      config: the settings of every run, except for arm and seed.
+      config: the settings of every run, except for arm, seed and learning rate.
       arms: where gradients are centralized. The other arms are compared with the first.
       seeds: the number of seeds. The arms of a seed share initial weights, images and batches.
       rates: the learning rates of the grid; empty if the settings are used as they are.
-      decays: the weight decays of the grid.
       validation: the number of training images that choose among the grid and do not train in it.
       paper: the paper's mean of each arm.
       observe: what is measured along the run, instead of an evaluation at its end.
+      earlier: how its older results were made, if there are any.
     """
 
     name: str
@@ -66,23 +67,66 @@ class Column(Generic[AnySettings]):
     arms: tuple[GC, ...] = ("off", "conv+fc")
     seeds: int = 10
     rates: tuple[float, ...] = ()
-    decays: tuple[float, ...] = ()
     validation: int = 0
     paper: tuple[float, ...] = ()
     observe: Observer | None = None
+    earlier: "Earlier | None" = None
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds themselves."""
+        first = _FIRST_SEED if self.rates else 0
+        return range(first, first + self.seeds)
+
+    def paper_of(self, metric: Metric) -> tuple[float, ...]:
+        """Returns the paper's mean of each arm for a metric; empty if it has none."""
+        del metric
+        return self.paper
+
+    def grid_config(self, arm: GC, rate: float, seed: int) -> AnySettings:
+        """Returns a run of the grid, which is evaluated on validation images."""
+        config = with_hyperparameters(self.config, rate)
+        fields: dict[str, Any] = {"validation": self.validation}
+        return dataclasses.replace(config, gc=arm, seed=seed, **fields)
 
     def grid_configs(self) -> Iterator[AnySettings]:
-        """Yields the runs that choose the learning rate and the decay, on validation images."""
-        for rate, decay, seed in itertools.product(self.rates, self.decays, GRID_SEEDS):
-            config = with_hyperparameters(self.config, rate, decay)
-            fields: dict[str, Any] = {"validation": self.validation} if self.validation else {}
-            yield dataclasses.replace(config, gc=self.arms[0], seed=seed, **fields)
+        """Yields the runs of the grid."""
+        for rate, seed, arm in itertools.product(self.rates, self.seed_numbers, self.arms):
+            yield self.grid_config(arm, rate, seed)
 
-    def configs(self, rate: float, decay: float) -> Iterator[AnySettings]:
-        """Yields the runs that are reported, with all arms of a seed before the next seed."""
-        config = with_hyperparameters(self.config, rate, decay)
-        for seed, arm in itertools.product(range(self.seeds), self.arms):
-            yield dataclasses.replace(config, gc=arm, seed=seed)
+    def configs(self, chosen: Mapping[str, Sequence[float]] | None) -> Iterator[AnySettings]:
+        """Yields the runs that are reported, with all arms of a seed before the next seed.
+
+        Args:
+          chosen: the learning rate of each arm and seed; None for the one of the settings.
+        """
+        for place, seed in enumerate(self.seed_numbers):
+            for arm in self.arms:
+                config = (
+                    with_hyperparameters(self.config, chosen[arm][place]) if chosen else self.config
+                )
+                yield dataclasses.replace(config, gc=arm, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Earlier:
+    """How the older results of a column were made: its rate and decay were chosen without GC alone.
+
+    Two seeds chose them, which are not among those that are reported, and GC took them over.
+
+    Attributes:
+      rates: the learning rates of the grid.
+      decays: the weight decays of the grid.
+      arms: the arms, if they are not those of the column.
+      changes: the settings that differ from those of the column.
+      seeds: the number of seeds that are reported.
+    """
+
+    rates: tuple[float, ...]
+    decays: tuple[float, ...]
+    arms: tuple[GC, ...] = ()
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: int = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +145,19 @@ class Experiment(Generic[AnySettings]):
     metrics: tuple[Metric, ...] = (ACCURACY,)
     trainer: Literal["classifier", "detector"] = "classifier"
 
+    @property
+    def config_type(self) -> type[AnySettings]:
+        """The type of the settings of its runs."""
+        return type(next(iter(self.columns.values()))[0].config)
 
-def with_hyperparameters(config: AnySettings, rate: float, decay: float) -> AnySettings:
-    """Sets the learning rate and the decay, and scales the rate of the last layer in proportion."""
-    changes: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
+
+def with_hyperparameters(
+    config: AnySettings, rate: float, decay: float | None = None
+) -> AnySettings:
+    """Sets the learning rate, and perhaps the decay. The rate of the last layer is scaled with it."""
+    changes: dict[str, Any] = {"learning_rate": rate}
+    if decay is not None:
+        changes["weight_decay"] = decay
     head = getattr(config, "head_learning_rate", None)
     if head is not None:
         changes["head_learning_rate"] = rate * (head / config.learning_rate)

@@ -1,35 +1,40 @@
 """Gathers the results of a column's runs."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from examples.experiments.columns import ACCURACY, Column, Metric
-from examples.experiments.store import Record, ResultsError, Store
+from examples.experiments.earlier import find_earlier
+from examples.experiments.store import Record, Store
+from examples.experiments.sweep.choice import choose_rates
 
 
 def choose(
     column: Column[Any], store: Store, metric: Metric = ACCURACY
-) -> tuple[float, float] | None:
-    """Returns a column's learning rate and decay: the best of its grid, without GC, on validation.
+) -> dict[str, list[float]] | None:
+    """Returns the learning rate of each arm and seed: the best of the grid by the other seeds.
 
-    A run that diverged counts as 0. Of equally good points the first one, which has the lower rate,
-    is taken. Returns None while runs of the grid are missing.
+    Returns None for a column without a grid, and as long as runs of the grid are missing.
 
     Raises:
       ResultsError: a result of the grid lacks the metric.
     """
     if not column.rates:
-        return column.config.learning_rate, column.config.weight_decay
-    points: dict[tuple[float, float], list[float]] = {}
-    for config in column.grid_configs():
-        record = store.get(config)
-        if record is None:
+        return None
+    chosen = {}
+    for arm in column.arms:
+        runs = [
+            [column.grid_config(arm, rate, seed) for seed in column.seed_numbers]
+            for rate in column.rates
+        ]
+        if any(store.get(config) is None for row in runs for config in row):
             return None
-        point = points.setdefault((config.learning_rate, config.weight_decay), [])
-        point.append(0.0 if "diverged" in record else _value(record, metric.name, store))
-    return max(points, key=lambda point: float(np.mean(points[point])))
+        values = [[store.value(config, metric.name) for config in row] for row in runs]
+        chosen[arm] = [column.rates[row] for row in choose_rates(np.asarray(values))]
+    return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +45,19 @@ class Outcome:
       column: the column.
       arms: the results of each arm, of the seeds that every arm has finished. Entry i has the same
         seed in all arms.
-      diverged: the number of diverged runs of each arm. Their seeds are missing from all arms.
-      chosen: the learning rate and the decay, or None while the grid is not finished.
+      total: the number of seeds that are wanted.
+      diverged: the number of diverged runs of each arm.
+      rates: the learning rates of each arm, in the order of the seeds; empty if none was chosen.
+      earlier: whether the results were made before both arms were tuned. The seeds of their diverged
+        runs are missing from all arms.
     """
 
     column: Column[Any]
     arms: dict[str, list[Record]]
+    total: int
     diverged: dict[str, int]
-    chosen: tuple[float, float] | None
+    rates: dict[str, list[float]]
+    earlier: bool = False
 
     @property
     def seeds(self) -> int:
@@ -59,40 +69,95 @@ class Outcome:
         return np.asarray([record[name] for record in self.arms[arm]])
 
     def curve(self, arm: str, kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the epochs (epochs,) and the values (seeds, epochs) of a "train" or "test" metric."""
-        curves = [record["curves"][kind] for record in self.arms[arm]]
-        return np.asarray(curves[0]["epoch"]), np.asarray([curve[name] for curve in curves])
+        """Returns the epochs (epochs,) and the values (seeds, epochs) of a "train" or "test" metric.
+
+        A run that diverged has NaN in the place of its values.
+        """
+        curves = [record.get("curves", {}).get(kind) for record in self.arms[arm]]
+        epochs = next((curve["epoch"] for curve in curves if curve), [])
+        lost = [float("nan")] * len(epochs)
+        return np.asarray(epochs), np.asarray([curve[name] if curve else lost for curve in curves])
 
 
 def gather(column: Column[Any], store: Store, metric: Metric = ACCURACY) -> Outcome:
-    """Gathers the results of a column.
+    """Gathers the results of a column. A column with a grid has none before all of its runs are made.
+
+    Until then its older results are gathered, if there are any.
 
     Raises:
       ResultsError: a result lacks the metric, though its run is finished.
     """
     chosen = choose(column, store, metric)
-    seeds: dict[int, dict[str, Record]] = {}
-    diverged: dict[str, int] = dict.fromkeys(column.arms, 0)
-    for config in column.configs(*chosen) if chosen else ():
-        record = store.get(config)
-        if record is not None and "diverged" in record:
-            diverged[config.gc] += 1
-        elif record is not None:
-            if column.observe is None:
-                _value(record, metric.name, store)
-            seeds.setdefault(config.seed, {})[config.gc] = record
-    whole = [arms for arms in seeds.values() if len(arms) == len(column.arms)]
-    return Outcome(
-        column, {arm: [arms[arm] for arms in whole] for arm in column.arms}, diverged, chosen
+    if chosen is not None or not column.rates:
+        outcome = _gather_runs(column, column.configs(chosen), store, metric)
+        if not column.rates or outcome.seeds == column.seeds:
+            return dataclasses.replace(outcome, rates=chosen or {})
+    if column.earlier is None:
+        return _gather_runs(column, (), store, metric)
+    runs = find_earlier(column, column.earlier, store, metric)
+    arms = column.earlier.arms or column.arms
+    outcome = _gather_runs(
+        dataclasses.replace(column, arms=arms), runs.configs, store, metric, drop=True
+    )
+    return dataclasses.replace(
+        outcome,
+        total=column.earlier.seeds,
+        rates={arm: [runs.rate] * outcome.seeds for arm in arms if outcome.seeds},
+        earlier=outcome.seeds > 0,
     )
 
 
-def _value(record: Record, name: str, store: Store) -> float:
-    if name not in record:
-        config = record["config"]
-        raise ResultsError(
-            f"{store.path}: the result of gc {config['gc']}, seed {config['seed']}, learning rate "
-            f"{config['learning_rate']:g} lacks {name}. Delete its line, and the next start makes "
-            "the run again"
-        )
-    return record[name]
+def _gather_runs(
+    column: Column[Any], configs: Iterable[Any], store: Store, metric: Metric, *, drop: bool = False
+) -> Outcome:
+    """Gathers the results of some runs of a column.
+
+    Args:
+      column: the column.
+      configs: the settings of the runs.
+      store: the results.
+      metric: what every run must have measured, unless the column observes something else.
+      drop: leave out runs that diverged. Otherwise they stay in, with the metrics of guessing.
+    """
+    seeds: dict[int, dict[str, Record]] = {}
+    diverged: dict[str, int] = dict.fromkeys(column.arms, 0)
+    for config in configs:
+        record = store.get(config)
+        if record is None:
+            continue
+        lost = "diverged" in record
+        diverged[config.gc] += lost
+        if lost and (drop or column.observe):
+            continue
+        if column.observe is None:
+            store.value(config, metric.name)
+        seeds.setdefault(config.seed, {})[config.gc] = record
+    whole = [arms for arms in seeds.values() if len(arms) == len(column.arms)]
+    return Outcome(
+        column,
+        {arm: [arms[arm] for arms in whole] for arm in column.arms},
+        total=column.seeds,
+        diverged=diverged,
+        rates={},
+    )
+
+
+def estimate_seconds(column: Column[Any], store: Store, metric: Metric = ACCURACY) -> float:
+    """Returns the seconds that a column's missing runs will take, from those that were made.
+
+    Returns 0 if none was made, because nothing is known then.
+    """
+    chosen = choose(column, store, metric)
+    known = [*column.grid_configs()]
+    missing = sum(store.get(config) is None for config in known)
+    if column.rates and chosen is None:
+        missing += column.seeds * len(column.arms)
+    else:
+        reported = [*column.configs(chosen)]
+        missing += sum(store.get(config) is None for config in reported)
+        known += reported
+    if column.earlier is not None:
+        runs = find_earlier(column, column.earlier, store, metric)
+        known += [*runs.grid, *runs.configs]
+    seconds = [record["seconds"] for config in known if (record := store.get(config))]
+    return missing * float(np.median(seconds)) if seconds else 0.0

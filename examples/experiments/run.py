@@ -1,8 +1,8 @@
 """Makes the missing runs of the paper's tables and figures, and keeps their results.
 
-    python -m examples.experiments.run --help
-    python -m examples.experiments.run table1
-    python -m examples.experiments.run table4 figure5 --scale cpu
+    python -m examples.experiments.run
+    python -m examples.experiments.run table1 figure5
+    python -m examples.experiments.run table1 --scale paper --data-dir ~/data
 
 If it was stopped for any reason, the same command continues where it was. Results are added
 to examples/experiments/results/, which `examples.experiments.tables` and
@@ -16,7 +16,6 @@ from typing import Annotated
 import tyro
 
 from examples.experiments.columns import Scale
-from examples.experiments.definitions import EXPERIMENTS, find
 from examples.training.errors import SettingError, report_errors
 
 
@@ -24,8 +23,8 @@ from examples.training.errors import SettingError, report_errors
 class Arguments:
     """Makes the missing runs of experiments, one after the other."""
 
-    experiments: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Any of table1, table2, table3 (with Figure 6), table4 (with Figure 7), figure3, figure4, figure5, curvature, rates, images and sources (the nets that table4 starts from, made when it needs them)."""
+    experiments: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Any of table1, table2, table3 (with Figure 6), table4 (with Figure 7), figure3, figure4, figure5, curvature and sources (the net that table4 starts from, made when it is needed). By default, all tables and figure5. The shortest ones come first."""
     scale: Scale = "cpu"
     """The settings and data of the paper (paper), or narrow nets on few small images (cpu)."""
     data_dir: Path | None = None
@@ -36,12 +35,16 @@ class Arguments:
     """Make runs although Python files differ from the last commit. Such results are for trials only."""
 
     def __post_init__(self):
-        if not self.experiments:
-            raise SettingError(f"name an experiment: {', '.join(EXPERIMENTS)}")
+        from examples.experiments.definitions import find
+
         for name in self.experiments:
-            find(name, self.scale)
-        if self.seeds is not None and self.seeds < 1:
-            raise SettingError(f"--seeds {self.seeds}: it must be at least 1")
+            experiment = find(name, self.scale)
+            tuned = any(column.rates for column in experiment.columns[self.scale])
+            if self.seeds is not None and self.seeds < 1 + tuned:
+                raise SettingError(
+                    f"--seeds {self.seeds}: it must be at least {1 + tuned}"
+                    + tuned * ", because the other seeds choose the learning rate of each seed"
+                )
 
 
 def main() -> None:
@@ -57,11 +60,12 @@ def main() -> None:
             Progress,
             TextColumn,
             TimeElapsedColumn,
-            TimeRemainingColumn,
         )
 
+        from examples.experiments.definitions import EXPERIMENTS
         from examples.experiments.runner import make_runs, plan_runs
         from examples.experiments.store import RESULTS
+        from examples.experiments.tables import TABLES
         from examples.training.provenance import require_commit
 
         if not arguments.allow_dirty:
@@ -71,20 +75,17 @@ def main() -> None:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
         )
-        # The time left is estimated from the last runs, since kinds of runs differ in length.
-        with Progress(
-            *columns, console=Console(stderr=True), speed_estimate_period=600
-        ) as progress:
+        names = arguments.experiments or [
+            name for name in TABLES if arguments.scale in EXPERIMENTS[name].columns
+        ]
+        with Progress(*columns, console=Console(stderr=True)) as progress:
             bar = progress.add_task("starting")
 
             def show(text, done, total):
                 progress.update(bar, description=text, completed=done, total=total)
 
-            plan = plan_runs(
-                arguments.experiments, arguments.scale, arguments.data_dir, arguments.seeds
-            )
+            plan = plan_runs(names, arguments.scale, arguments.data_dir, arguments.seeds)
             make_runs(plan, results=RESULTS, work=Path("runs", "experiments"), show=show)
 
 

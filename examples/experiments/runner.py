@@ -16,7 +16,7 @@ from rich.console import Console
 from examples.experiments.columns import Column, Experiment, Scale
 from examples.experiments.definitions import EXPERIMENTS, find
 from examples.experiments.observations import OBSERVERS
-from examples.experiments.outcomes import choose
+from examples.experiments.outcomes import choose, estimate_seconds
 from examples.experiments.store import Record, Store, locked, results_path
 from examples.training.errors import DivergedError
 from examples.training.folder import open_folder, write_result
@@ -85,8 +85,7 @@ def plan_runs(
     """
     experiments = {name: find(name, scale) for name in names}
     sources = {
-        column.name: next(column.configs(column.config.learning_rate, column.config.weight_decay))
-        for column in EXPERIMENTS["sources"].columns["cpu"]
+        column.name: next(column.configs(None)) for column in EXPERIMENTS["sources"].columns["cpu"]
     }
     used = (column.config.pretrained for e in experiments.values() for column in e.columns[scale])
     if any(name in sources for name in used):
@@ -112,42 +111,64 @@ def _with_seeds(experiment: Experiment[Any], scale: Scale, seeds: int) -> Experi
 def make_runs(
     plan: Plan, *, results: Path, work: Path, show: Callable[[str, int, int], None]
 ) -> None:
-    """Makes all missing runs of a plan.
+    """Makes all missing runs of a plan, and begins with the experiments that take the shortest time.
 
     Args:
       plan: the runs.
       results: the folder that results are read from and added to.
       work: the folder of unfinished runs, and of the nets that others start from.
-      show: a function that is called before each run with the run's name, the number of finished
-        runs and the number of all runs.
+      show: a function that is called before each run with the run's name and the time left, the
+        number of finished runs, and the number of all runs.
 
     Raises:
       UserError: a run cannot be made, or results cannot be read or added to.
       OSError: a folder cannot be written to.
     """
     every = [column for name in plan.experiments for column in plan.columns(name)]
-    total = sum(len([*column.grid_configs(), *column.configs(1.0, 0.0)]) for column in every)
+    total = sum(len([*column.grid_configs()]) + column.seeds * len(column.arms) for column in every)
+    # All results are read before work begins, so that a bad line is found at once.
+    stores = {name: _read_store(name, plan, results) for name in plan.experiments}
+    costs = {name: _estimate(name, plan, stores) for name in plan.experiments}
+    # The nets that others start from come first. They are the first experiment of the plan.
+    order = sorted(plan.experiments, key=lambda name: (name != "sources", costs[name]))
     done = 0
-    for name, experiment in plan.experiments.items():
-        path = results_path(results, name, plan.scale)
-        trainer = plan.trainers[experiment.trainer]
-        with locked(path):
-            store = Store(path, trainer.config_type)
+    for name in order:
+        experiment = plan.experiments[name]
+        with locked(results_path(results, name, plan.scale)):
+            store = stores[name] = _read_store(name, plan, results)
             for column in plan.columns(name):
                 for config in _all_configs(column, store, experiment):
                     if not _is_done(config, store, plan, work):
-                        show(f"{name} {column.name} {config.gc} seed {config.seed}", done, total)
+                        left = sum(_estimate(other, plan, stores) for other in order)
+                        text = f"{name} {column.name} {config.gc} seed {config.seed}"
+                        show(f"{text}; {_describe_time(left)}", done, total)
+                        trainer = plan.trainers[experiment.trainer]
                         _make_run(column, config, trainer, plan, store, work)
                     done += 1
     show("done", done, total)
 
 
+def _read_store(name: str, plan: Plan, results: Path) -> Store:
+    return Store(results_path(results, name, plan.scale), plan.experiments[name].config_type)
+
+
+def _estimate(name: str, plan: Plan, stores: Mapping[str, Store]) -> float:
+    metric = plan.experiments[name].metrics[0]
+    return sum(estimate_seconds(column, stores[name], metric) for column in plan.columns(name))
+
+
+def _describe_time(seconds: float) -> str:
+    """Returns the time left; it is not known before the first run of a kind is made."""
+    if not seconds:
+        return "time left: not known yet"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"time left: about {hours} h {minutes} min"
+
+
 def _all_configs(column: Column[Any], store: Store, experiment: Experiment[Any]) -> Iterator[Any]:
     """Yields the runs of a column in order: its grid, then all seeds at what the grid has chosen."""
     yield from column.grid_configs()
-    chosen = choose(column, store, experiment.metrics[0])
-    assert chosen is not None, "the runs of the grid were made before"
-    yield from column.configs(*chosen)
+    yield from column.configs(choose(column, store, experiment.metrics[0]))
 
 
 def _is_done(config: Any, store: Store, plan: Plan, work: Path) -> bool:
@@ -177,7 +198,7 @@ def _make_run(
                 write_result(folder, local, finished)
             result = _summary(finished)
     except DivergedError as error:
-        result = {"diverged": str(error).partition(";")[0]}
+        result = {"diverged": str(error).partition(";")[0], **task.guess}
     seconds = round(time.perf_counter() - begin, 1)
     store.add(config, {**result, "seconds": seconds, **provenance()})
     if config not in plan.sources.values():

@@ -50,6 +50,7 @@ class Store:
         """
         self.path = path
         self._records: dict[Any, Record] = {}
+        self._lines: dict[Any, int] = {}
         try:
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         except OSError as error:
@@ -62,12 +63,12 @@ class Store:
                 if check is not None:
                     check(config, record)
             except (KeyError, TypeError, ValueError, SettingError) as error:
-                reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-                raise ResultsError(
-                    f"{path}, line {number}: this is not the result of a run: {reason}. Delete the "
-                    "line, and the next start makes the run again"
-                ) from error
-            self._records[config] = record
+                raise _bad_line(path, number, error) from error
+            self._keep(config, record)
+
+    def _keep(self, config: Any, record: Record) -> None:
+        self._records[config] = record
+        self._lines[config] = len(self._records)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -79,6 +80,18 @@ class Store:
     def __iter__(self) -> Iterator[Any]:
         """Iterates over the settings of all runs, in the order of their lines."""
         return iter(self._records)
+
+    def value(self, config: Any, name: str) -> float:
+        """Returns a number of a run that has a result.
+
+        Raises:
+          ResultsError: the result lacks the number. A run that diverged has the one of guessing.
+        """
+        try:
+            _check_number(name, self._records[config][name])
+        except (KeyError, ValueError) as error:
+            raise _bad_line(self.path, self._lines[config], error) from error
+        return self._records[config][name]
 
     def records(self) -> list[Record]:
         """Returns the results of all runs, in the order of their lines."""
@@ -104,7 +117,7 @@ class Store:
                     raise
         except OSError as error:
             raise ResultsError(f"{self.path}: no result can be added: {error}") from error
-        self._records[config] = json.loads(line)
+        self._keep(config, json.loads(line))
 
 
 @contextmanager
@@ -123,6 +136,14 @@ def locked(path: Path) -> Iterator[None]:
         except OSError as error:
             raise ResultsError(f"{path}: no result can be kept here: {error}") from error
         yield
+
+
+def _bad_line(path: Path, number: int, error: Exception) -> ResultsError:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return ResultsError(
+        f"{path}, line {number}: this is not the result of a run: {reason}. Delete the line, and the "
+        "next start makes the run again"
+    )
 
 
 def _parse(line: bytes, config_type: type[Any]) -> tuple[Any, Record]:

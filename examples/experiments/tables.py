@@ -1,238 +1,272 @@
-"""Prints the paper's tables next to those measured here. It reads results and trains nothing.
+"""Prints the paper's tables beside what was measured here. It reads results and trains nothing.
 
-python -m examples.experiments.tables
-python -m examples.experiments.tables table1 rates --scale cpu
+    python -m examples.experiments.tables
+    python -m examples.experiments.tables --scale paper
+
+The tables are also written to report.md in the folder of the scale's results.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from examples.experiments.columns import Experiment, Metric, Scale
-from examples.experiments.definitions import EXPERIMENTS, find
-from examples.experiments.outcomes import Outcome, gather
-from examples.experiments.statistics import Difference, paired_difference
-from examples.experiments.store import RESULTS, Store, results_path
-from examples.training.errors import SettingError, report_errors
+from examples.training.errors import report_errors
 
-_PAPER_TABLES = ("table1", "table2", "table3", "table4", "figure5")
-TABLES = (*_PAPER_TABLES, "rates", "images")
-ARMS = {
-    "off": "w/o GC",
-    "conv": "w/ GC",
-    "conv+fc": "w/ GC",
-    "optax.centralize": "optax.centralize",
-}
-_WIDTH = 6  # the largest number of columns side by side
+# Figure 6 shows a column of Table 3, and Figure 7 shows Table 4.
+TABLES = ("table1", "table2", "table3", "table4", "figure5")
+RESULTS = Path(__file__).parent / "results"
+_EARLIER = "rate chosen without GC"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Prints tables of the results that exist. Nothing is trained."""
+    """Prints the paper's tables beside what was measured here, and writes them to report.md."""
 
-    tables: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Any of table1, table2, table3, table4, figure5, rates and images. By default, all of the scale."""
     scale: Scale = "cpu"
     """The runs to show: those with the paper's settings and data (paper), or the small ones (cpu)."""
-    readme: bool = False
-    """Print the paper's tables as one table in Markdown, with a line for each column of the paper's."""
-
-    def __post_init__(self):
-        for name in self.tables:
-            if name not in TABLES:
-                raise SettingError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
-            find(name, self.scale)
+    results: Path = RESULTS
+    """The folder of the results. The tables are written to the folder of the scale in it."""
 
 
-def make_tables(
-    experiment: Experiment[Any], name: str, scale: Scale, store: Store
-) -> Iterator[Table]:
-    """Makes an experiment's tables as in the paper, with a column for each net and a row for each arm.
+class Row(NamedTuple):
+    """What a table shows of a column.
 
-    An experiment with several metrics has a table for each.
+    Attributes:
+      name: the name of its table.
+      metric: what is shown.
+      outcome: the results of the column.
+      none, gc: the values of each seed without and with GC, as they are shown.
     """
-    columns = experiment.columns[scale]
-    size = math.ceil(len(columns) / math.ceil(len(columns) / _WIDTH))
-    for metric in experiment.metrics:
-        outcomes = [gather(column, store, metric) for column in columns]
-        for start in range(0, len(columns), size):
-            yield _table(f"{name}: {experiment.title}", metric, outcomes[start : start + size])
+
+    name: str
+    metric: Metric
+    outcome: Any
+    none: np.ndarray
+    gc: np.ndarray
+
+    @property
+    def rise(self) -> np.ndarray:
+        """By how much the error rises with GC, for each seed."""
+        return (self.gc - self.none) * (1 if self.metric.complement else -1)
+
+    @property
+    def gain(self) -> float:
+        """The size of the paper's difference, or half a point if the paper has none."""
+        from examples.experiments.statistics import MARGIN
+
+        paper = self.outcome.column.paper_of(self.metric)
+        return abs(paper[1] - paper[0]) if paper else MARGIN
 
 
-def _table(title: str, metric: Metric, outcomes: list[Outcome]) -> Table:
-    table = Table(
-        metric.title,
-        *(outcome.column.name for outcome in outcomes),
-        title=title,
-        box=box.SIMPLE_HEAD,
+def find_rows(scale: Scale, results: Path) -> list[Row]:
+    """Returns the rows of all tables that have results at a scale, in the paper's order.
+
+    Raises:
+      ResultsError: a line of results cannot be right.
+    """
+    from examples.experiments.outcomes import gather
+
+    rows = []
+    for name, experiment, store in _experiments(scale, results):
+        for metric in experiment.metrics:
+            for column in experiment.columns[scale]:
+                outcome = gather(column, store, metric)
+                if outcome.seeds > 1:
+                    off, gc = (
+                        metric.shown(outcome.values(arm, metric.name))
+                        for arm in outcome.column.arms[:2]
+                    )
+                    rows.append(Row(name, metric, outcome, off, gc))
+    return rows
+
+
+def _experiments(scale: Scale, results: Path):
+    """Yields the name, the experiment and the results of each table that a scale has."""
+    from examples.experiments.definitions import EXPERIMENTS
+    from examples.experiments.store import Store, results_path
+
+    for name in TABLES:
+        experiment: Experiment[Any] = EXPERIMENTS[name]
+        if scale in experiment.columns:
+            path = results_path(results, name, scale)
+            yield name, experiment, Store(path, experiment.config_type)
+
+
+def write_tables(scale: Scale, results: Path = RESULTS) -> str:
+    """Returns the tables of a scale in Markdown.
+
+    Raises:
+      ResultsError: a line of results cannot be right.
+    """
+    rows = find_rows(scale, results)
+    if not rows:
+        return (
+            f"No column has all of its runs at this scale. Make them with python -m "
+            f"examples.experiments.run --scale {scale}\n"
+        )
+    sections = [_rules(rows), _primary(rows), _secondary(rows), _describe_costs(scale, results)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _rules(rows: list[Row]) -> str:
+    old = sum(row.outcome.earlier for row in rows)
+    if not old:
+        return "In every row both arms are tuned in the same way, by the rules of PLAN.md."
+    return (
+        f"**{old} of {len(rows)} rows were measured before the rules of PLAN.md.** They are marked "
+        f'"{_EARLIER}" and have no verdict: two other seeds without GC chose the rate and the decay, and '
+        "GC took them over. A rate that was chosen by luck makes the arm without GC look worse than it is. "
+        "Five of the ten seeds of Tables 3 and 4 were added after a look at the first five. The runs of "
+        "the plan will take the place of these rows, column by column."
     )
-    arms = outcomes[0].column.arms
-    for i, arm in enumerate(arms):
-        published = [outcome.column.paper[i : i + 1] for outcome in outcomes]
-        if any(published):
-            texts = [f"{value[0]:.2f}" if value else "" for value in published]
-            table.add_row(f"the paper's {ARMS[arm]}", *texts)
-    for arm in arms:
-        means = [_spread(metric.shown(outcome.values(arm, metric.name))) for outcome in outcomes]
-        table.add_row(f"here {ARMS[arm]}", *means)
-    for arm in arms[1:]:
-        differences = [_difference(metric, outcome, arm) for outcome in outcomes]
-        title = ARMS[arm] if len(arms) > 2 else ""
-        table.add_row(f"{title} difference".strip(), *map(_interval, differences))
-        table.add_row("  p", *(_shown(d and f"{d.p_value:.2g}") for d in differences))
-        table.add_row("  seeds better", *(_better(metric, outcome, arm) for outcome in outcomes))
-        if metric.training:
-            training = [_difference(metric, o, arm, metric.training) for o in outcomes]
-            table.add_row("  in training", *map(_interval, training))
-    table.add_row("seeds", *map(_seeds, outcomes))
-    if any(outcome.column.rates for outcome in outcomes):
-        chosen = [o.chosen and "{:g}, {:g}".format(*o.chosen) for o in outcomes]
-        table.add_row("rate, decay", *(text or "grid not done" for text in chosen))
-    return table
 
 
-def make_summary(scale: Scale, results: Path = RESULTS) -> Table:
-    """Makes one table of the paper's tables, with a row for each of their columns."""
-    table = Table(
-        "",
-        "",
-        "paper: w/o → w/ GC",
-        "here: w/o GC",
-        "w/ GC",
+def _primary(rows: list[Row]) -> str:
+    from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
+    from examples.experiments.statistics import (
+        adjust,
+        equivalence,
+        judge,
+        paired_difference,
+        power,
+        seeds_needed,
+    )
+
+    differences = [paired_difference(row.gc, row.none) for row in rows]
+    # Only rows whose arms are both tuned are judged.
+    judged = [i for i, row in enumerate(rows) if not row.outcome.earlier]
+    corrected = dict(zip(judged, adjust([differences[i].p_value for i in judged]), strict=True))
+    lines = []
+    for i, (row, difference) in enumerate(zip(rows, differences, strict=True)):
+        outcome, found = row.outcome, power(row.rise, row.gain)
+        holm, verdict = "", "not judged"
+        if i in corrected:
+            holm = show_p(corrected[i])
+            p_equivalence = equivalence(row.rise, np.zeros(len(row.rise)))
+            verdict = judge(float(row.rise.mean()), corrected[i], p_equivalence)
+            if verdict == "no difference" and found < 0.5:
+                verdict = "cannot tell"
+        arms = outcome.column.arms[:2]
+        rates = [show_rates(np.asarray(outcome.rates[arm])) for arm in arms if outcome.rates]
+        lines.append(
+            (
+                f"{row.name}, {row.metric.title}",
+                outcome.column.name,
+                " → ".join(f"{value:.2f}" for value in outcome.column.paper_of(row.metric)),
+                *(f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" for values in row[3:]),
+                show_difference(difference),
+                show_p(difference.p_value),
+                holm,
+                verdict,
+                f"{found:.2f}",
+                seeds_needed(row.rise, row.gain),
+                _seeds(outcome),
+                " / ".join(rates),
+                _EARLIER if outcome.earlier else "both tuned",
+            )
+        )
+    header = (
+        "table",
+        "column",
+        "paper: none → GC",
+        "here: none",
+        "here: GC",
         "difference",
         "p",
+        "p (Holm)",
+        "verdict",
+        "power",
+        "seeds for power 0.8",
         "seeds",
-        box=box.MARKDOWN,
+        "rates, none / GC",
+        "rule",
     )
-    for name in _PAPER_TABLES:
-        experiment, store = find(name, scale), Store(results_path(results, name, scale))
-        metric = experiment.metrics[0]
-        for i, column in enumerate(experiment.columns[scale]):
-            outcome = gather(column, store, metric)
-            difference = _difference(metric, outcome, column.arms[1])
-            bold = "**" if difference and difference.sign else ""
-            means = [
-                _spread(metric.shown(outcome.values(arm, metric.name))) for arm in column.arms[:2]
+    foot = (
+        "Means ± standard deviations over seeds, and the difference paired by seed ± half of its 95 % "
+        "interval (scipy.stats.ttest_rel and ttest_1samp). Holm's correction is over the rows whose arms "
+        "are both tuned (statsmodels multipletests). Power: how likely these seeds are to find a difference as large as "
+        "the paper's, or of half a point where the paper has none (statsmodels TTestPower). The words are "
+        "those of PLAN.md, with one more condition: where that power is below 0.5, a row that neither "
+        "helps nor hurts says that it cannot tell."
+    )
+    return f"{make_table(header, lines)}\n\n{foot}"
+
+
+def _secondary(rows: list[Row]) -> str:
+    from examples.experiments.markdown import make_table, show_difference
+    from examples.experiments.statistics import paired_difference
+
+    lines = []
+    for row in rows:
+        cells = []
+        for name in (row.metric.training, "test_loss"):
+            values = [
+                [record.get(name) for record in row.outcome.arms[arm]]
+                for arm in row.outcome.column.arms[:2]
             ]
-            table.add_row(
-                f"{name}, {metric.title}" if i == 0 else "",
-                column.name,
-                " → ".join(f"{value:.2f}" for value in column.paper),
-                *means,
-                f"{bold}{_interval(difference)}{bold}",
-                _shown(difference and f"{difference.p_value:.2g}"),
-                _seeds(outcome),
-            )
-    return table
+            if name is None or any(value is None for arm in values for value in arm):
+                cells.append("")
+                continue
+            off, gc = map(np.asarray, values)
+            cells.append(show_difference(paired_difference(gc, off)))
+        better = int((row.rise < 0).sum())
+        lines.append(
+            (row.name, row.outcome.column.name, f"{better} of {row.outcome.seeds}", *cells)
+        )
+    header = (
+        "table",
+        "column",
+        "seeds better with GC",
+        "training accuracy, points",
+        "test loss, nats",
+    )
+    foot = (
+        "Differences of GC to none at the end of training, as above. The training accuracy is that of "
+        "the last epoch."
+    )
+    return f"{make_table(header, lines)}\n\n{foot}"
 
 
-def describe_verdicts(experiment: Experiment[Any], scale: Scale, store: Store) -> Iterator[str]:
-    """Yields a sentence for each arm: where it helped, where it hurt, and where neither is shown."""
-    metric = experiment.metrics[0]
-    outcomes = [gather(column, store, metric) for column in experiment.columns[scale]]
-    words = {1: "helped", 0: "no difference that these seeds can show", -1: "hurt"}
-    for arm in outcomes[0].column.arms[1:]:
-        names: dict[int, list[str]] = {sign: [] for sign in words}
-        for outcome in outcomes:
-            difference = _difference(metric, outcome, arm)
-            if difference and difference.seeds > 1:
-                sign = difference.sign * (-1 if metric.complement else 1)
-                names[sign].append(outcome.column.name)
-        parts = [f"{words[sign]}: {', '.join(where)}" for sign, where in names.items() if where]
-        who = "GC" if arm != "optax.centralize" else arm
-        yield f"{who}: " + ("; ".join(parts) or "no result yet") + "."
+def _describe_costs(scale: Scale, results: Path) -> str:
+    from examples.experiments.outcomes import estimate_seconds
+
+    took, left = [], 0.0
+    for name, experiment, store in _experiments(scale, results):
+        total = sum(record["seconds"] for record in store.records())
+        took.append(f"{name} {total:,.0f} s")
+        left += sum(estimate_seconds(column, store) for column in experiment.columns[scale])
+    text = f"The runs took, with their grids: {', '.join(took)}."
+    if left:
+        text += (
+            f" The runs of the plan that are still missing take about {left / 3600:.0f} hours of one "
+            "core: `python -m examples.experiments.run`."
+        )
+    return text
 
 
-def sum_seconds(experiment: Experiment[Any], scale: Scale, store: Store) -> float:
-    """Returns the time that an experiment's runs took, including those of its grids."""
-    total = 0.0
-    for column in experiment.columns[scale]:
-        outcome = gather(column, store, experiment.metrics[0])
-        grid = [store.get(config) for config in column.grid_configs()]
-        runs = [run for arm in outcome.arms.values() for run in arm]
-        total += sum(record["seconds"] for record in [*grid, *runs] if record)
-    return total
-
-
-def describe_costs(scale: Scale, results: Path = RESULTS) -> str:
-    """Returns a sentence on the time that the runs of the paper's tables took."""
-    took = {
-        name: sum_seconds(find(name, scale), scale, Store(results_path(results, name, scale)))
-        for name in _PAPER_TABLES
-    }
-    named = ", ".join(f"{name} {total:,.0f} s" for name, total in took.items())
-    return f"The runs took, with their grids: {named}."
-
-
-def _difference(
-    metric: Metric, outcome: Outcome, arm: str, name: str | None = None
-) -> Difference | None:
-    if not outcome.seeds:
-        return None
-    name = name or metric.name
-    base = metric.shown(outcome.values(outcome.column.arms[0], name))
-    return paired_difference(metric.shown(outcome.values(arm, name)), base)
-
-
-def _spread(values: np.ndarray) -> str:
-    if not len(values):
-        return "-"
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
-
-
-def _interval(difference: Difference | None) -> str:
-    return _shown(difference and f"{difference.mean:+.2f} ± {difference.half_width:.2f}")
-
-
-def _shown(text: str | None) -> str:
-    return text or "-"
-
-
-def _better(metric: Metric, outcome: Outcome, arm: str) -> str:
-    base, own = (outcome.values(each, metric.name) for each in (outcome.column.arms[0], arm))
-    return f"{(own > base).sum()} of {outcome.seeds}" if outcome.seeds else "-"
-
-
-def _seeds(outcome: Outcome) -> str:
-    texts = [f"{outcome.seeds} of {outcome.column.seeds}"]
-    texts += [f"{ARMS[arm]}: {count} diverged" for arm, count in outcome.diverged.items() if count]
+def _seeds(outcome: Any) -> str:
+    texts = [f"{outcome.seeds} of {outcome.total}"]
+    texts += [f"{count} diverged ({arm})" for arm, count in outcome.diverged.items() if count]
     return "; ".join(texts)
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m examples.experiments.tables")
-    # The tables are as wide as they need to be, so that a copied table is never folded.
-    console = Console(width=160)
-    scale = arguments.scale
-    if arguments.readme:
-        console.print(make_summary(scale))
-        console.print(describe_costs(scale), soft_wrap=True)
-        return
-    every = [name for name in TABLES if scale in EXPERIMENTS[name].columns]
-    for name in arguments.tables or every:
-        experiment, store = EXPERIMENTS[name], Store(results_path(RESULTS, name, scale))
-        for table in make_tables(experiment, name, scale, store):
-            console.print(table)
-        for verdict in describe_verdicts(experiment, scale, store):
-            console.print(verdict)
-        console.print(f"The runs took {sum_seconds(experiment, scale, store):,.0f} s.\n")
-    console.print(
-        "Each number is a mean ± the standard deviation over seeds. A difference to the first arm is "
-        "paired by seed, ± its 95 % interval by Student's t (SciPy); p is that of the paired t-test "
-        "and is not corrected for the number of columns. An arm helped or hurt if the interval "
-        "excludes 0. The row 'in training' is the same difference on the training images of the last "
-        "epoch. Rate and decay were chosen without GC on validation images."
-    )
+    with report_errors("stopped"):
+        arguments = tyro.cli(
+            Arguments, prog="python -m examples.experiments.tables", description=__doc__
+        )
+        from examples.training.files import write_whole
+
+        text = write_tables(arguments.scale, arguments.results)
+        folder = arguments.results / arguments.scale
+        if folder.is_dir():
+            write_whole(folder / "report.md", text)
+        print(text, end="")
 
 
 if __name__ == "__main__":
-    with report_errors("stopped"):
-        main()
+    main()

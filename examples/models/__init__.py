@@ -50,6 +50,7 @@ def create(
     num_classes: int | None,
     stem: Stem = "imagenet",
     norm: Literal["bn", "gn"] = "bn",
+    groups: int | None = None,
     weight_standardization: bool = False,
     frozen_bn: bool = False,
     norm_epsilon: float = 1e-5,
@@ -69,9 +70,11 @@ def create(
         only `ResNet.features`, for a detector.
       stem: the ImageNet form of torchvision, or the form that the paper trains on CIFAR,
         which has a stem of stride 1 without pooling.
-      norm: batch or group normalization (see `layers.num_groups`). In each step, running
+      norm: batch or group normalization. In each step, running
         statistics keep 0.9 of their old value. The running variance is the biased one, which
         is smaller than PyTorch's by (n-1)/n for n values in a channel.
+      groups: the number of groups of every group normalization, by default that of
+        `layers.num_groups`.
       weight_standardization: standardize the kernel of every convolution.
       frozen_bn: normalize with the stored statistics in training too, and never change them.
       norm_epsilon: what the normalization adds to the variance.
@@ -85,8 +88,9 @@ def create(
 
     Raises:
       ValueError: a name, stem or norm is unknown, the net does not have this form, batch
-        normalization is to be frozen in a net without it, the net needs its last layer, or a size
-        is below 1.
+        normalization is to be frozen in a net without it, groups are given for a net without group
+        normalization, the net needs its last layer, or a size is below 1.
+      SettingError: the groups do not divide the channels of a layer.
     """
     if name not in _NETS:
         nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
@@ -97,6 +101,8 @@ def create(
         raise ValueError(f'{name} has only a CIFAR form: pass stem="cifar"')
     if norm not in ("bn", "gn"):
         raise ValueError(f'norm must be "bn" or "gn", not {norm!r}')
+    if groups is not None and norm != "gn":
+        raise ValueError('groups needs norm="gn": batch normalization has none')
     if frozen_bn and norm != "bn":
         raise ValueError('frozen_bn needs norm="bn": group normalization stores no statistics')
     build, default_width = _NETS[name]
@@ -107,12 +113,14 @@ def create(
         "num_classes": num_classes,
         "width": width,
         "in_channels": in_channels,
+        "groups": groups,
     }.items():
         if size is not None and size < 1:
             raise ValueError(f"{key} must be at least 1, not {size}")
 
     make = layers.make_layers(
         norm,
+        groups=groups,
         weight_standardization=weight_standardization,
         frozen_bn=frozen_bn,
         norm_epsilon=norm_epsilon,

@@ -83,15 +83,22 @@ def num_groups(features: int) -> int:
     return groups // 2 if 1 < groups == features else groups
 
 
-def group_norm(features: int, **kwargs: Any) -> nnx.GroupNorm:
-    """Makes a group normalization with `num_groups` groups.
+def group_norm(features: int, *, groups: int | None = None, **kwargs: Any) -> nnx.GroupNorm:
+    """Makes a group normalization with this many groups, by default those of `num_groups`.
 
     Its variance is the mean of squared deviations. The mean of squares minus the square of the mean,
     which is Flax's default, loses digits if the mean is much larger than the deviation.
+
+    Raises:
+      SettingError: the groups do not divide the channels.
     """
-    return nnx.GroupNorm(
-        features, num_groups=num_groups(features), use_fast_variance=False, **kwargs
-    )
+    groups = num_groups(features) if groups is None else groups
+    if features % groups:
+        raise SettingError(
+            f"--groups {groups}: a layer of this net has {features} channels, which is not a "
+            f"multiple of {groups}"
+        )
+    return nnx.GroupNorm(features, num_groups=groups, use_fast_variance=False, **kwargs)
 
 
 class Layers(NamedTuple):
@@ -111,6 +118,7 @@ class Layers(NamedTuple):
 def make_layers(
     norm: Literal["bn", "gn"],
     *,
+    groups: int | None,
     weight_standardization: bool,
     frozen_bn: bool,
     norm_epsilon: float,
@@ -119,7 +127,7 @@ def make_layers(
     """Returns the constructors of the layers. The arguments are those of `examples.models.create`."""
     conv_layer = WSConv if weight_standardization else nnx.Conv
     if norm == "gn":
-        norm_layer = group_norm
+        norm_layer = functools.partial(group_norm, groups=groups)
     else:
         norm_layer = functools.partial(
             FrozenBatchNorm if frozen_bn else nnx.BatchNorm, momentum=0.9

@@ -5,10 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from examples.experiments.statistics import Difference, paired_difference
+from examples.experiments.statistics import (
+    Difference,
+    Ratio,
+    equivalence,
+    mean_ratio,
+    paired_difference,
+    seeds_needed,
+)
 from examples.experiments.sweep.arms import CONTROLS, Arm
 from examples.experiments.sweep.choice import best_rate, choose_rates
-from examples.experiments.sweep.inference import Ratio, equivalence, mean_ratio, seeds_needed
 from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import Task

@@ -1,17 +1,14 @@
 """The picture of the sweep: where GC helps, by the learning rate, and by how much when tuned."""
 
-from typing import TYPE_CHECKING
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from examples.experiments.statistics import MARGIN, combine
 from examples.experiments.sweep.arms import CONTROLS
-from examples.experiments.sweep.inference import MARGIN, combine
+from examples.experiments.sweep.findings import Finding
 from examples.experiments.sweep.rates import rate
-
-if TYPE_CHECKING:
-    from examples.experiments.sweep.report import Finding
+from examples.experiments.sweep.tasks import NORM_LABELS
 
 # Colours that the colour-blind can tell apart (Okabe and Ito).
 _COLORS = {
@@ -22,14 +19,6 @@ _COLORS = {
     "groups of two": "#CC79A7",
     "one group": "#E69F00",
 }
-_LABELS = {
-    "none": "no normalization",
-    "layer": "layer norm",
-    "rms": "RMS norm",
-    "batch": "batch norm",
-    "groups of two": "group norm, groups of two",
-    "one group": "group norm, one group",
-}
 _MARKS = {"random_direction": "D", "scaled_length": "s", "optax_centralize": "^"}
 _CONTROL_LABELS = {
     "random_direction": "random direction",
@@ -38,7 +27,7 @@ _CONTROL_LABELS = {
 }
 
 
-def draw(findings: "list[Finding]") -> Figure:
+def draw(findings: list[Finding]) -> Figure:
     """Draws the picture.
 
     Left: the difference of the test error at each rate, a line for each task, and the random-effects
@@ -56,7 +45,7 @@ def draw(findings: "list[Finding]") -> Figure:
     return figure
 
 
-def _draw_rates(axes: Axes, findings: "list[Finding]") -> None:
+def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
     for finding in findings:
         points = finding.effects.by_rate
         axes.plot(
@@ -92,7 +81,7 @@ def _draw_rates(axes: Axes, findings: "list[Finding]") -> None:
     axes.set_ylabel("test error, GC minus none, points (below 0 GC helps)")
     axes.set_title("The same rate for both")
     norms = [norm for norm in _COLORS if any(one.effects.task.norm == norm for one in findings)]
-    handles = [Line2D([], [], color=_COLORS[norm], label=_LABELS[norm]) for norm in norms]
+    handles = [Line2D([], [], color=_COLORS[norm], label=NORM_LABELS[norm]) for norm in norms]
     handles.append(Line2D([], [], color="black", linewidth=2, label="mean over tasks, 95 %"))
     axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower left")
 
@@ -103,7 +92,7 @@ def _ratio_label(offset: int) -> str:
     return f"1/{ratio}" if offset < 0 else ratio
 
 
-def _draw_tuned(axes: Axes, findings: "list[Finding]") -> None:
+def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
     rows = sorted(findings, key=lambda one: one.effects.difference.mean, reverse=True)
     if len(findings) >= 3:
         mean = combine([one.effects.differences for one in findings])

@@ -7,18 +7,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import statsmodels.api as sm
 
-from examples.experiments.statistics import Difference, paired_difference
-from examples.experiments.sweep.arms import Arm
-from examples.experiments.sweep.effects import tune
-from examples.experiments.sweep.inference import (
+from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
+from examples.experiments.statistics import (
+    Difference,
     Overall,
     Verdict,
     adjust,
     equivalence,
     judge,
+    paired_difference,
     seeds_needed,
 )
-from examples.experiments.sweep.markdown import make_table, show_difference, show_p, show_rates
+from examples.experiments.sweep.arms import Arm
+from examples.experiments.sweep.effects import tune
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import IMAGES, STEPS, TASKS, Task, tasks_of
 

@@ -3,8 +3,8 @@
 import matplotlib
 from matplotlib.figure import Figure
 
+from examples.experiments.statistics import MARGIN
 from examples.experiments.sweep.followups import NORM_TITLES, Compared, images_and_steps
-from examples.experiments.sweep.inference import MARGIN
 from examples.experiments.sweep.tasks import IMAGES, STEPS
 
 

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from examples.experiments.store import RESULTS, ResultsError, locked
-from examples.experiments.sweep.arms import CONTROLS
-from examples.experiments.sweep.tasks import TASKS, Task, find_task
 from examples.training.errors import report_errors
 
 if TYPE_CHECKING:
     from examples.experiments.sweep.results import TaskResults
+    from examples.experiments.sweep.tasks import Task
 
 FOLDER = RESULTS / "sweep"
 
@@ -41,12 +40,14 @@ class Arguments:
     """Make runs although Python files differ from the last commit. Such results are for trials only."""
 
     def __post_init__(self):
+        from examples.experiments.sweep.tasks import find_task
+
         for name in self.tasks:
             find_task(name)
 
 
 def make_runs(
-    tasks: list[Task], folder: Path, data_dir: Path | None, show: Callable[[str], None]
+    tasks: "list[Task]", folder: Path, data_dir: Path | None, show: Callable[[str], None]
 ) -> None:
     """Makes all missing runs of tasks.
 
@@ -60,7 +61,6 @@ def make_runs(
       UserError: data cannot be read, or results cannot be read or added to.
       OSError: a folder cannot be written to.
     """
-    # Imported here because JAX and Flax take seconds, which the help can do without.
     from examples.experiments.sweep.results import TaskResults
     from examples.experiments.sweep.training import train_point
     from examples.training.provenance import provenance
@@ -113,6 +113,8 @@ def _start_net(results: "TaskResults", data_dir: Path | None) -> dict[str, str]:
 
 def _seconds_left(results: "TaskResults") -> float:
     """Estimates the seconds that a task still takes, from its own runs or from a trial."""
+    from examples.experiments.sweep.arms import CONTROLS
+
     done = [record["seconds"] for record in results.store.records()]
     # The median, because the first runs of an arm include its compilation.
     each = statistics.median(done) if done else results.task.seconds
@@ -133,6 +135,8 @@ def main() -> None:
         arguments = tyro.cli(
             Arguments, prog="python -m examples.experiments.sweep.run", description=__doc__
         )
+        # Imported here because JAX and Flax take seconds, which the help can do without.
+        from examples.experiments.sweep.tasks import TASKS, find_task
         from examples.training.provenance import require_commit
 
         if not arguments.allow_dirty:

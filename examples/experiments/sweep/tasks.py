@@ -13,6 +13,16 @@ Experiment = Literal["e1", "e2", "e3", "e4", "e5"]
 Optimizer = Literal["sgdm", "adam", "adamw", "lion", "muon"]
 SEEDS = tuple(range(100, 112))
 
+# How pictures and tables call each normalization.
+NORM_LABELS = {
+    "none": "no normalization",
+    "layer": "layer norm",
+    "rms": "RMS norm",
+    "batch": "batch norm",
+    "groups of two": "group norm, groups of two",
+    "one group": "group norm, one group",
+}
+
 # The numbers of the rates of each optimizer's grid.
 _GRIDS: dict[Optimizer, range] = {
     "sgdm": range(-4, 2),

@@ -8,8 +8,7 @@ import pytest
 from flax import nnx
 
 from examples import datasets, models
-from examples.classification.presets import PRESETS
-from examples.experiments.columns import ACCURACY, ERROR, GRID_SEEDS
+from examples.experiments.columns import ACCURACY, ERROR
 from examples.experiments.definitions import EXPERIMENTS, find
 from examples.training.errors import SettingError
 
@@ -62,25 +61,43 @@ def test_columns_have_the_settings_of_the_paper(name, model, dataset, epochs, ar
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_arms_differ_only_in_gc(column):
-    configs = list(column.configs(0.1, 1e-3))
+    chosen = {arm: [0.1] * column.seeds for arm in column.arms}
+    configs = list(column.configs(chosen))
     assert len(configs) == column.seeds * len(column.arms)
     seeds = {}
     for config in configs:
         seeds.setdefault(config.seed, set()).add(dataclasses.replace(config, gc="off"))
         assert config.validation == 0
         assert config.learning_rate == 0.1
-        assert config.weight_decay == 1e-3
+        assert config.weight_decay == column.config.weight_decay
     assert all(len(alike) == 1 for alike in seeds.values())
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_a_grid_uses_neither_gc_nor_test_images_nor_reported_seeds(column):
+def test_both_arms_have_the_same_grid_on_validation_images(column):
     grid = list(column.grid_configs())
-    assert len(grid) == len(column.rates) * len(column.decays) * len(GRID_SEEDS)
-    for config in grid:
-        assert config.gc == "off"
-        assert config.validation > 0
-        assert config.seed >= column.seeds
+    if not column.rates:
+        assert not grid
+        return
+    assert len(grid) == len(set(grid)) == len(column.rates) * 12 * 2
+    arms = {
+        arm: {dataclasses.replace(c, gc="off") for c in grid if c.gc == arm} for arm in column.arms
+    }
+    first, second = arms.values()
+    assert first == second
+    assert all(config.validation > 0 for config in grid)
+    assert {config.seed for config in grid} == set(range(100, 112))
+
+
+def test_narrow_nets_with_group_normalization_have_one_group():
+    columns = {column.name: column for column in EXPERIMENTS["table3"].columns["cpu"]}
+    assert {name: column.config.groups for name, column in columns.items()} == {
+        "R50BN": None,
+        "R50GN": 1,
+        "R101BN": None,
+        "R101GN": 1,
+    }
+    assert all(c.config.groups is None for c in EXPERIMENTS["table3"].columns["paper"])
 
 
 # Only these decide whether an image is large enough.
@@ -124,22 +141,18 @@ def test_images_of_a_small_run_are_here_and_large_enough_for_its_net(config):
 def test_the_last_layers_rate_follows_the_grid():
     """In fine-tuning it is ten times that of the rest, as in the paper."""
     column = EXPERIMENTS["table4"].columns["cpu"][0]
-    for config in [*column.grid_configs(), *column.configs(0.03, 1e-4)]:
+    for config in [
+        *column.grid_configs(),
+        *column.configs({arm: [0.03] * 12 for arm in column.arms}),
+    ]:
         assert config.head_learning_rate == pytest.approx(10 * config.learning_rate)
-
-
-def test_the_small_run_of_the_readme_stays_as_it_is():
-    """The experiments rates and images vary it."""
-    config = PRESETS["mnist5k"][1]
-    gn = next(c for c in EXPERIMENTS["rates"].columns["cpu"] if c.name == "GN 0.1").config
-    assert dataclasses.replace(gn, evaluate_every=1) == config
 
 
 @pytest.mark.parametrize(
     ("name", "scale", "message"),
     [
         ("tabel1", "cpu", "no experiment is called 'tabel1'; there are table1, "),
-        ("rates", "paper", "rates is not in the paper: pass --scale cpu"),
+        ("sources", "paper", "sources is not in the paper: pass --scale cpu"),
         ("table1", "gpu", '--scale must be "paper" or "cpu"'),
     ],
 )

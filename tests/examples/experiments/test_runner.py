@@ -10,11 +10,11 @@ import pytest
 
 from examples.classification.presets import PRESETS
 from examples.classification.task import Trainer
-from examples.experiments import run, tables
+from examples.experiments import run
 from examples.experiments.columns import Column, Experiment
 from examples.experiments.outcomes import gather
 from examples.experiments.runner import Plan, make_runs, plan_runs
-from examples.experiments.store import Store
+from examples.experiments.store import ResultsError, Store
 from examples.training.errors import SettingError, StoppedError
 from examples.training.sharding import make_mesh
 
@@ -30,10 +30,9 @@ TINY = dataclasses.replace(
 COLUMN = Column(
     "toy",
     TINY,
-    arms=("off", "conv+fc", "optax.centralize"),
+    arms=("off", "conv+fc"),
     seeds=2,
     rates=(0.01, 0.1),
-    decays=(1e-4,),
     validation=500,
 )
 TOY = Experiment("A toy", {"cpu": (COLUMN,)})
@@ -57,7 +56,7 @@ class Folder:
 
     def make(self, starts=None, **experiments):
         """Makes the missing runs, and returns what was shown meanwhile."""
-        shown = []
+        shown = self.shown = []
         plan = Plan("cpu", experiments, {"classifier": self.trainer}, starts or {})
         make_runs(
             plan, results=self.results, work=self.work, show=lambda *values: shown.append(values)
@@ -94,14 +93,23 @@ class Recorder:
 def test_the_runner_makes_grid_and_arms_once_and_shows_its_progress(folder):
     shown = folder.make(toy=TOY)
     seen = folder.lines()
-    assert [line["config"]["validation"] for line in seen] == [500] * 4 + [0] * 6
-    assert [line["config"]["gc"] for line in seen[4:]] == list(COLUMN.arms) * 2
-    assert [line["config"]["seed"] for line in seen] == [1000, 1001] * 2 + [0] * 3 + [1] * 3
-    low, high = ([line["test_accuracy"] for line in seen[i : i + 2]] for i in (0, 2))
-    best = COLUMN.rates[sum(high) > sum(low)]
-    assert {line["config"]["learning_rate"] for line in seen[4:]} == {best}
-    assert shown[0] == ("toy toy off seed 1000", 0, 10)
-    assert shown[-1] == ("done", 10, 10)
+    # The grid of both arms, by rate, seed and arm, and then what is reported.
+    assert [line["config"]["validation"] for line in seen] == [500] * 8 + [0] * 4
+    assert [line["config"]["gc"] for line in seen] == list(COLUMN.arms) * 6
+    assert [line["config"]["seed"] for line in seen[8:]] == [100, 100, 101, 101]
+    grid = {
+        (c["gc"], c["seed"], c["learning_rate"]): line["test_accuracy"]
+        for line in seen[:8]
+        for c in [line["config"]]
+    }
+    for config in (line["config"] for line in seen[8:]):
+        # Of two seeds, the other one chooses.
+        other = 201 - config["seed"]
+        low, high = (grid[config["gc"], other, rate] for rate in COLUMN.rates)
+        assert config["learning_rate"] == COLUMN.rates[high > low]
+    assert shown[0] == ("toy toy off seed 100; time left: not known yet", 0, 12)
+    assert re.fullmatch(r"toy toy conv\+fc seed 101; time left: about 0 h \d min", shown[-2][0])
+    assert shown[-1] == ("done", 12, 12)
     assert not list(folder.work.iterdir()), "only results are kept"
 
     line = seen[-1]
@@ -114,10 +122,7 @@ def test_the_runner_makes_grid_and_arms_once_and_shows_its_progress(folder):
 
     outcome = gather(COLUMN, Store(folder.path()))
     assert outcome.seeds == 2
-    table = next(tables.make_tables(TOY, "toy", "cpu", Store(folder.path())))
-    assert table.row_count == 13
-
-    assert folder.make(toy=TOY) == [("done", 10, 10)], "nothing is missing"
+    assert folder.make(toy=TOY) == [("done", 12, 12)], "nothing is missing"
     assert folder.lines() == seen
 
 
@@ -136,7 +141,7 @@ def metrics(line):
 
 
 def test_a_stopped_runner_ends_with_the_same_results_when_started_again(folder, trainer):
-    fewer = Experiment("A toy", {"cpu": (dataclasses.replace(COLUMN, seeds=1),)})
+    fewer = Experiment("A toy", {"cpu": (dataclasses.replace(COLUMN, rates=(0.1,)),)})
     folder.make(toy=fewer)
     whole = [metrics(line) for line in folder.lines()]
     folder.path().unlink()
@@ -163,7 +168,10 @@ def test_a_run_that_diverges_is_a_result(folder):
         COLUMN, config=dataclasses.replace(TINY, learning_rate=1e30), rates=(), seeds=1
     )
     folder.make(toy=Experiment("A toy", {"cpu": (column,)}))
-    assert [line["diverged"][:5] for line in folder.lines()] == ["step "] * 3
+    assert [line["diverged"][:5] for line in folder.lines()] == ["step "] * 2
+    assert {line["test_accuracy"] for line in folder.lines()} == {10.0}, (
+        "as guessing among ten digits"
+    )
     assert gather(column, Store(folder.path())).diverged["conv+fc"] == 1
 
 
@@ -172,7 +180,7 @@ def test_the_nets_to_start_from_are_made_first_and_again_if_they_are_missing(fol
         "sources": Experiment("Nets", {"cpu": (SOURCE,)}),
         "tuned": Experiment("Tuned", {"cpu": (TUNED,)}),
     }
-    sources = {"net": next(SOURCE.configs(0.1, 5e-4))}
+    sources = {"net": next(SOURCE.configs(None))}
     folder.make(sources, **experiments)
     assert len(folder.lines("sources")) == 1
     tuned = folder.lines("tuned")
@@ -191,6 +199,9 @@ def test_a_plan_has_the_nets_that_its_runs_start_from():
     assert list(plan.experiments) == ["sources", "table4"]
     assert {column.seeds for column in plan.columns("table4")} == {3}
     assert {column.config.pretrained for column in plan.columns("table4")} == plan.sources.keys()
+    assert all(
+        len({c.seed for c in column.grid_configs()}) == 3 for column in plan.columns("table4")
+    )
     assert list(plan_runs(("table1",), "cpu", mesh=make_mesh(1)).experiments) == ["table1"]
 
 
@@ -198,9 +209,9 @@ def test_a_plan_has_the_nets_that_its_runs_start_from():
     ("arguments", "message"),
     [
         (("tabel1",), "no experiment is called 'tabel1'; there are table1,"),
-        ((), "name an experiment: table1,"),
-        (("rates", "--scale", "paper"), "rates is not in the paper"),
-        (("table1", "--seeds", "0"), "--seeds 0: it must be at least 1"),
+        (("sources", "--scale", "paper"), "sources is not in the paper"),
+        (("table1", "--seeds", "1"), "--seeds 1: it must be at least 2, because the other seeds"),
+        (("figure4", "--seeds", "0"), "--seeds 0: it must be at least 1"),
         (("table1", "--scale", "paper", "--allow-dirty"), "stopped: .*cifar-100-python"),
     ],
 )
@@ -212,6 +223,29 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys, arguments, 
         run.main()
     text = capsys.readouterr().err + str(error.value)
     assert re.search(message, " ".join(text.split()))
+
+
+def test_the_shortest_experiment_comes_first_and_a_bad_line_is_found_before(folder, trainer):
+    recorder = Recorder(trainer, stop_at=1)
+    one = Folder(folder.results.parent, recorder)
+    short, long = (
+        Experiment("A toy", {"cpu": (dataclasses.replace(COLUMN, rates=(), seeds=seeds),)})
+        for seeds in (1, 3)
+    )
+    for name, experiment in {"long": long, "short": short}.items():
+        store = Store(folder.path(name))
+        store.path.parent.mkdir(parents=True, exist_ok=True)
+        first, *_ = experiment.columns["cpu"][0].configs(None)
+        store.add(first, {"test_accuracy": 50.0, "train_accuracy": 50.0, "seconds": 60.0})
+    with pytest.raises(StoppedError):
+        one.make(long=long, short=short)
+    ((text, *_),) = one.shown
+    # 5 runs of a minute are missing in one, and 1 in the other.
+    assert text == "short toy conv+fc seed 0; time left: about 0 h 6 min"
+    folder.path("long").write_text("{}\n")
+    with pytest.raises(ResultsError, match=r"long\.jsonl, line 1"):
+        one.make(short=short, long=long)
+    assert len(recorder.prepared) == 1
 
 
 def test_runs_of_uncommitted_code_are_refused(tmp_path, monkeypatch):
@@ -226,5 +260,5 @@ def test_runs_of_uncommitted_code_are_refused(tmp_path, monkeypatch):
 def test_help_names_the_experiments():
     command = [sys.executable, "-m", "examples.experiments.run", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name in ("table1", "figure5", "curvature", "rates", "images", "--scale"):
+    for name in ("table1", "figure5", "curvature", "sources", "--scale"):
         assert name in done.stdout

@@ -7,12 +7,14 @@ import os
 import pytest
 
 from examples.classification.presets import PRESETS
-from examples.experiments.columns import Column
-from examples.experiments.outcomes import choose, gather
+from examples.experiments.columns import ACCURACY, Column, Earlier
+from examples.experiments.earlier import find_earlier
+from examples.experiments.outcomes import choose, estimate_seconds, gather
 from examples.experiments.store import ResultsError, Store, locked
 
 CONFIG = PRESETS["digits"][1]
-COLUMN = Column("toy", CONFIG, seeds=3, rates=(0.1, 0.3), decays=(1e-4, 1e-3), validation=500)
+COLUMN = Column("toy", CONFIG, seeds=3, rates=(0.1, 0.3), validation=500)
+OLD = Earlier((0.1, 0.3), (1e-4, 1e-3), seeds=3)
 
 
 @pytest.fixture
@@ -28,10 +30,17 @@ def accuracy(store, config):
     return record["test_accuracy"]
 
 
-def fill_grid(store, best):
+def fill_grid(store, bests):
+    """Writes the grid of both arms, each best at its own rate."""
     for config in COLUMN.grid_configs():
-        point = config.learning_rate, config.weight_decay
-        store.add(config, {"test_accuracy": 90.0 if point == best else 80.0, "seconds": 1.0})
+        value = 90.0 if config.learning_rate == bests[config.gc] else 80.0
+        store.add(config, {"test_accuracy": value, "seconds": 1.0})
+
+
+def add_all(store, configs):
+    for config in configs:
+        value = 50.0 + config.seed % 10 + 2 * (config.gc != "off")
+        store.add(config, {"test_accuracy": value, "seconds": 1.0})
 
 
 def test_a_result_is_found_again_by_its_config(store):
@@ -97,53 +106,100 @@ def test_a_second_process_is_kept_out(store):
         pass
 
 
-def test_the_grid_chooses_when_it_is_done(store):
+def test_each_arm_has_its_own_rate_when_the_grid_is_done(store):
     *all_but_one, last = COLUMN.grid_configs()
-    for config in all_but_one:
-        store.add(config, {"test_accuracy": 50.0, "seconds": 1.0})
-    assert choose(COLUMN, store) is None
-    assert gather(COLUMN, store).chosen is None
-    assert gather(COLUMN, store).seeds == 0
-    store.add(last, {"test_accuracy": 51.0, "seconds": 1.0})
-    assert choose(COLUMN, store) == (0.3, 1e-3)
+    bests = {"off": 0.1, "conv+fc": 0.3}
+    for config in [*all_but_one, last]:
+        assert choose(COLUMN, store) is None
+        value = 90.0 if config.learning_rate == bests[config.gc] else 80.0
+        store.add(config, {"test_accuracy": value, "seconds": 1.0})
+    assert choose(COLUMN, store) == {"off": [0.1] * 3, "conv+fc": [0.3] * 3}
 
 
-def test_the_lower_of_equal_rates_is_chosen_and_never_one_that_diverged(store):
+def test_a_seed_has_no_part_in_the_choice_of_its_rate(store):
     for config in COLUMN.grid_configs():
-        diverged = config.learning_rate == 0.1 and config.weight_decay == 1e-4
-        store.add(
-            config, {"diverged": "step 3"} if diverged else {"test_accuracy": 80.0, "seconds": 1.0}
-        )
-    assert choose(COLUMN, store) == (0.1, 1e-3)
+        # Only seed 101 likes 0.3, and so much that it is best in the mean.
+        value = 80.0 if config.learning_rate == 0.1 else 100.0 if config.seed == 101 else 75.0
+        store.add(config, {"test_accuracy": value, "seconds": 1.0})
+    assert choose(COLUMN, store) == {arm: [0.3, 0.1, 0.3] for arm in COLUMN.arms}
+
+
+def test_a_run_that_diverged_counts_as_guessing(store):
+    fill_grid(store, {"off": 0.1, "conv+fc": 0.1})
+    chosen = choose(COLUMN, store)
+    first, *others = COLUMN.configs(chosen)
+    store.add(first, {"diverged": "step 3", "test_accuracy": 10.0, "seconds": 1.0})
+    add_all(store, others)
+    found = gather(COLUMN, store)
+    assert found.seeds == 3
+    assert found.values("off", "test_accuracy").tolist() == [10.0, 51.0, 52.0]
+    assert found.diverged == {"off": 1, "conv+fc": 0}
+    assert found.rates == chosen
 
 
 def test_a_column_without_a_grid_keeps_its_settings(store):
-    column = dataclasses.replace(COLUMN, rates=(), decays=())
-    assert choose(column, store) == (CONFIG.learning_rate, CONFIG.weight_decay)
+    column = dataclasses.replace(COLUMN, rates=())
+    assert choose(column, store) is None
+    assert {config.learning_rate for config in column.configs(None)} == {CONFIG.learning_rate}
+    # A seed that lacks an arm is left out, and so is nothing else.
+    add_all(store, [*column.configs(None)][:-1])
+    found = gather(column, store)
+    assert found.seeds == 2
+    assert found.values("conv+fc", "test_accuracy").tolist() == [52.0, 53.0]
 
 
-def test_seeds_are_paired_and_a_seed_that_lacks_an_arm_is_left_out(store):
-    fill_grid(store, (0.3, 1e-4))
-    for config in COLUMN.configs(0.3, 1e-4):
-        if (config.seed, config.gc) == (1, "conv+fc"):
-            store.add(config, {"diverged": "step 3"})
-        elif (config.seed, config.gc) != (0, "off"):
-            store.add(
-                config, {"test_accuracy": 10.0 * config.seed + (config.gc == "off"), "seconds": 1.0}
-            )
-    found = gather(COLUMN, store)
-    assert found.seeds == 1
-    assert found.values("off", "test_accuracy").tolist() == [21.0]
-    assert found.values("conv+fc", "test_accuracy").tolist() == [20.0]
-    assert found.diverged == {"off": 0, "conv+fc": 1}
-
-
-def test_results_of_another_rate_are_not_reported(store):
-    """Results of an earlier choice stay in the file, but are not used."""
-    fill_grid(store, (0.3, 1e-4))
-    for config in COLUMN.configs(0.1, 1e-4):
-        store.add(config, {"test_accuracy": 99.0, "seconds": 1.0})
+def test_a_column_has_no_outcome_before_all_of_its_runs_are_made(store):
+    fill_grid(store, {"off": 0.1, "conv+fc": 0.1})
+    *others, last = COLUMN.configs(choose(COLUMN, store))
+    add_all(store, others)
     assert gather(COLUMN, store).seeds == 0
+    add_all(store, [last])
+    assert gather(COLUMN, store).seeds == 3
+
+
+def test_older_results_are_shown_until_the_new_ones_are_complete(store):
+    column = dataclasses.replace(COLUMN, earlier=OLD)
+    runs = find_earlier(column, OLD, store, ACCURACY)
+    assert runs.configs == []
+    for config in runs.grid:
+        best = (config.learning_rate, config.weight_decay) == (0.3, 1e-3)
+        store.add(config, {"test_accuracy": 90.0 if best else 80.0, "seconds": 1.0})
+    runs = find_earlier(column, OLD, store, ACCURACY)
+    assert {(c.gc, c.learning_rate, c.weight_decay) for c in runs.configs} == {
+        ("off", 0.3, 1e-3),
+        ("conv+fc", 0.3, 1e-3),
+    }
+    add_all(store, runs.configs[1:])
+    # One arm of the first seed is missing, and with it the seed.
+    old = gather(column, store)
+    assert (old.earlier, old.seeds, old.total) == (True, 2, 3)
+    assert old.rates == {"off": [0.3] * 2, "conv+fc": [0.3] * 2}
+    fill_grid(store, {"off": 0.1, "conv+fc": 0.3})
+    assert gather(column, store).earlier
+    add_all(store, column.configs(choose(column, store)))
+    new = gather(column, store)
+    assert (new.earlier, new.seeds, new.total) == (False, 3, 3)
+
+
+def test_an_older_run_that_diverged_takes_its_seed_out_of_all_arms(store):
+    column = dataclasses.replace(COLUMN, earlier=OLD)
+    add_all(store, find_earlier(column, OLD, store, ACCURACY).grid)
+    first, *others = find_earlier(column, OLD, store, ACCURACY).configs
+    store.add(first, {"diverged": "step 3", "seconds": 1.0})
+    add_all(store, others)
+    found = gather(column, store)
+    assert found.seeds == 2
+    assert found.diverged == {"off": 1, "conv+fc": 0}
+
+
+def test_the_time_left_is_that_of_the_missing_runs(store):
+    # 12 runs of the grid, and 6 that are reported.
+    assert estimate_seconds(COLUMN, store) == 0
+    fill_grid(store, {"off": 0.1, "conv+fc": 0.1})
+    assert estimate_seconds(COLUMN, store) == 6 * 1.0
+    first, *_ = COLUMN.configs(choose(COLUMN, store))
+    add_all(store, [first])
+    assert estimate_seconds(COLUMN, store) == 5 * 1.0
 
 
 @pytest.mark.parametrize(
@@ -176,11 +232,10 @@ def test_two_results_of_one_run_are_an_error(store):
         Store(store.path)
 
 
-def test_a_result_without_its_metric_is_not_a_diverged_run(store):
+@pytest.mark.parametrize("bad", [{}, {"test_accuracy": "90"}, {"test_accuracy": 900.0}])
+def test_a_result_without_its_metric_is_named_with_its_line(store, bad):
     """Otherwise it would change which learning rate is chosen."""
-    for config in COLUMN.grid_configs():
-        store.add(config, {"seconds": 1.0})
-    with pytest.raises(
-        ResultsError, match=r"toy\.jsonl: the result of gc off.* lacks test_accuracy"
-    ):
+    for place, config in enumerate(COLUMN.grid_configs()):
+        store.add(config, {**({"test_accuracy": 80.0} if place != 4 else bad), "seconds": 1.0})
+    with pytest.raises(ResultsError, match=r"toy\.jsonl, line 5: .*test_accuracy.*Delete the line"):
         choose(COLUMN, store)

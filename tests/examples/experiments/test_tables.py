@@ -1,148 +1,201 @@
 """Tables show what the results hold, and nothing else."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from examples.classification.presets import PRESETS
 from examples.experiments import tables
-from examples.experiments.columns import ERROR, Column, Experiment, Metric
-from examples.experiments.store import ResultsError, Store
+from examples.experiments.columns import ERROR, Column, Earlier, Experiment, Metric
+from examples.experiments.definitions import EXPERIMENTS
+from examples.experiments.earlier import find_earlier
+from examples.experiments.store import Store, results_path
 
 CONFIG = PRESETS["digits"][1]
-OFF = np.array([80.0, 81.0, 82.0, 83.0])
-# The gain by GC in each column.
-GAINS = {
-    "up": np.array([1.0, 1.1, 0.9, 1.0]),
-    "even": np.array([1.0, -1.0, 0.5, -0.5]),
-    "down": np.array([-1.0, -1.1, -0.9, -1.0]),
-}
+NOISE = np.array([0.2, -0.2, 0.1, -0.1])
+# The gain by GC in each column, and the paper's.
+GAINS = {"up": (1.0, 1.0), "even": (0.0, 1.0), "down": (-1.0, 1.0), "unclear": (0.1, 0.01)}
 COLUMNS = tuple(
-    Column(name, dataclasses.replace(CONFIG, width=8 + i), seeds=4, paper=(70.5, 71.25))
-    for i, name in enumerate(GAINS)
+    Column(
+        name,
+        dataclasses.replace(CONFIG, width=8 + i),
+        seeds=4,
+        rates=(0.03, 0.1),
+        validation=500,
+        paper=(70.0, 70.0 + paper),
+    )
+    for i, (name, (_, paper)) in enumerate(GAINS.items())
 )
-ACCURACIES = ("test_accuracy", "train_accuracy")
-
-
-TOY = Experiment("A toy", {"cpu": COLUMNS})
 
 
 @pytest.fixture
-def results(tmp_path):
-    return Store(tmp_path / "toy.jsonl")
+def store(tmp_path):
+    path = results_path(tmp_path, "table1", "cpu")
+    path.parent.mkdir(parents=True)
+    return Store(path)
 
 
-def fill(results, columns=COLUMNS, skip=()):
-    for column in columns:
-        for config in column.configs(CONFIG.learning_rate, CONFIG.weight_decay):
-            if (column.name, config.seed, config.gc) not in skip:
-                gain = GAINS[column.name][config.seed] if config.gc != "off" else 0.0
-                test, train = OFF[config.seed] + gain, 90 - gain / 2
-                result = dict(zip(ACCURACIES, (test, train), strict=True))
-                results.add(config, {**result, "seconds": 2.0})
+@pytest.fixture
+def show(tmp_path, monkeypatch, store):
+    """Returns a function that shows the tables of some columns whose results were made up."""
+
+    def show(columns=COLUMNS, fill=True, **changes):
+        experiment = Experiment("A toy", {"cpu": columns}, **changes)
+        monkeypatch.setattr(tables, "TABLES", ("table1",))
+        monkeypatch.setitem(EXPERIMENTS, "table1", experiment)
+        for column in columns if fill else ():
+            add(store, column, [*column.grid_configs()])
+            add(store, column, column.configs({arm: [0.03] * 4 for arm in column.arms}))
+        return tables.write_tables("cpu", tmp_path)
+
+    return show
 
 
-def rows(results, experiment=TOY):
-    (table,) = tables.make_tables(experiment, "toy", "cpu", results)
-    columns = [[column.header, *column.cells] for column in table.columns]
-    return {row[0].strip(): [*row[1:]] for row in zip(*columns, strict=True)}
+def add(store, column, configs):
+    for config in configs:
+        seed = config.seed % 10
+        gain = GAINS[column.name][0] + NOISE[seed] if config.gc != "off" else 0.0
+        # All rates are equally good, so the lowest is chosen.
+        test = 80.0 + (seed + gain) * (config.validation == 0)
+        result = {"test_accuracy": test, "train_accuracy": 90 - gain / 2, "test_loss": 1.0}
+        store.add(config, {**result, "seconds": 2.0})
 
 
-def test_the_paper_is_shown_next_to_ours_with_spread_interval_and_p_value(results):
-    fill(results)
-    seen = rows(results)
-    assert seen["accuracy, %"] == ["up", "even", "down"]
-    assert seen["the paper's w/o GC"] == ["70.50"] * 3
-    assert seen["the paper's w/ GC"] == ["71.25"] * 3
-    assert seen["here w/o GC"] == [f"81.50 ± {OFF.std(ddof=1):.2f}"] * 3
-    assert seen["here w/ GC"][0] == f"82.50 ± {(OFF + GAINS['up']).std(ddof=1):.2f}"
-    assert seen["difference"] == ["+1.00 ± 0.13", "+0.00 ± 1.45", "-1.00 ± 0.13"]
-    assert seen["seeds better"] == ["4 of 4", "2 of 4", "0 of 4"]
-    assert seen["in training"] == ["-0.50 ± 0.06", "+0.00 ± 0.73", "+0.50 ± 0.06"]
-    assert seen["p"][1] == "1"
-    assert float(seen["p"][0]) < 1e-3
-    assert seen["seeds"] == ["4 of 4"] * 3
-
-
-def test_a_sentence_names_where_gc_helped_did_nothing_and_hurt(results):
-    fill(results)
-    assert list(tables.describe_verdicts(TOY, "cpu", results)) == [
-        "GC: helped: up; no difference that these seeds can show: even; hurt: down."
+def rows(text, part=0):
+    """Returns the cells of each row of one of the tables, by its column's name and their titles."""
+    header, _, *lines = [block for block in re.split(r"\n\n", text) if block.startswith("| table")][
+        part
+    ].splitlines()
+    titles = [cell.strip() for cell in header.strip("|").split("|")]
+    found = [
+        dict(zip(titles, map(str.strip, line.strip("|").split("|")), strict=True)) for line in lines
     ]
-    assert tables.sum_seconds(TOY, "cpu", results) == 3 * 8 * 2.0
+    return {row["column"]: row for row in found}
 
 
-def test_an_error_that_falls_counts_as_help(results):
-    experiment = dataclasses.replace(TOY, metrics=(ERROR,))
-    fill(results)
-    seen = rows(results, experiment)
-    assert seen["here w/o GC"][0].startswith("18.50 ±")
-    assert seen["difference"][0] == "-1.00 ± 0.13"
-    assert seen["seeds better"] == ["4 of 4", "2 of 4", "0 of 4"]
-    assert next(tables.describe_verdicts(experiment, "cpu", results)).startswith("GC: helped: up;")
+def test_the_paper_is_shown_next_to_ours_with_interval_p_value_and_verdict(show):
+    seen = rows(show())
+    base, noise = np.arange(4.0), NOISE
+    found = stats.ttest_rel(base + 1 + noise, base)
+    half = np.ptp(found.confidence_interval()) / 2
+    up = seen["up"]
+    assert up["paper: none → GC"] == "70.00 → 71.00"
+    assert up["here: none"] == f"81.50 ± {base.std(ddof=1):.2f}"
+    assert up["difference"] == f"+1.00 ± {half:.2f}"
+    assert up["p"] == f"{found.pvalue:.3f}"
+    # Holm: the first of four.
+    assert float(up["p (Holm)"]) == pytest.approx(4 * found.pvalue, abs=1e-3)
+    assert up["rates, none / GC"] == "0.03 / 0.03"
+    assert up["seeds"] == "4 of 4"
+    verdicts = {name: row["verdict"] for name, row in seen.items()}
+    assert verdicts == {
+        "up": "helps",
+        "even": "no difference",
+        "down": "hurts",
+        "unclear": "cannot tell",
+    }
 
 
-def test_an_experiment_with_two_metrics_has_two_tables(results):
+def test_a_row_without_power_for_the_papers_gain_cannot_tell_and_says_how_many_seeds_could(show):
+    seen = rows(show())
+    # Equivalence within half a point holds, and still the paper's 0.01 could be there.
+    assert float(seen["unclear"]["power"]) < 0.1
+    assert int(seen["unclear"]["seeds for power 0.8"]) > 1000
+    assert float(seen["even"]["power"]) > 0.9
+    assert int(seen["even"]["seeds for power 0.8"]) <= 4
+
+
+def test_training_and_test_loss_are_shown_too(show):
+    seen = rows(show(), part=1)
+    assert seen["up"]["seeds better with GC"] == "4 of 4"
+    assert seen["up"]["training accuracy, points"].startswith("-0.50 ± ")
+    assert seen["up"]["test loss, nats"] == "+0.00 ± 0.00"
+
+
+def test_an_error_that_falls_counts_as_help(show):
+    seen = rows(show(metrics=(ERROR,)))
+    assert seen["up"]["here: none"].startswith("18.50 ±")
+    assert seen["up"]["difference"].startswith("-1.00 ±")
+    assert seen["up"]["verdict"] == "helps"
+
+
+def test_an_experiment_with_two_metrics_has_a_row_for_each(show, store):
     metrics = (Metric("box_AP", "box AP"), Metric("mask_AP", "mask AP"))
-    experiment = dataclasses.replace(TOY, columns={"cpu": COLUMNS[:1]}, metrics=metrics)
-    for config in COLUMNS[0].configs(CONFIG.learning_rate, CONFIG.weight_decay):
-        box = 40.0 + (config.gc != "off")
-        results.add(config, {"box_AP": box, "mask_AP": box - 5, "seconds": 1.0})
-    boxes, masks = tables.make_tables(experiment, "toy", "cpu", results)
-    assert [table.columns[0].header for table in (boxes, masks)] == ["box AP", "mask AP"]
-    assert "41.00 ± 0.00" in boxes.columns[1].cells
-    assert "36.00 ± 0.00" in masks.columns[1].cells
+    column = dataclasses.replace(COLUMNS[0], rates=())
+    for config in column.configs(None):
+        box = 40.0 + (config.gc != "off") + 0.1 * config.seed
+        store.add(config, {"box_AP": box, "mask_AP": box - 5, "seconds": 1.0})
+    text = show((column,), fill=False, metrics=metrics)
+    assert "| table1, box AP | up | 70.00 → 71.00 | 40.15 ±" in text
+    assert "| table1, mask AP | up | 70.00 → 71.00 | 35.15 ±" in text
 
 
-def test_seeds_that_are_not_done_are_counted(results):
-    fill(results, COLUMNS[:1], skip={("up", 3, "conv+fc")})
-    seen = rows(results)
-    assert seen["seeds"] == ["3 of 4", "0 of 4", "0 of 4"]
-    assert seen["here w/ GC"][1:] == ["-", "-"]
-    assert seen["difference"][0].startswith("+1.00")
-    assert list(tables.describe_verdicts(TOY, "cpu", results)) == ["GC: helped: up."]
+def test_rows_whose_rate_was_chosen_without_gc_are_marked_and_not_judged(show, store):
+    old = Earlier((0.03, 0.1), (1e-4,), seeds=4)
+    column = dataclasses.replace(COLUMNS[0], earlier=old)
+    add(store, column, find_earlier(column, old, store, ERROR).grid)
+    add(store, column, find_earlier(column, old, store, ERROR).configs)
+    text = show((column,), fill=False)
+    assert "**1 of 1 rows were measured before the rules of PLAN.md.**" in text
+    row = rows(text)["up"]
+    assert (row["verdict"], row["p (Holm)"], row["rule"]) == (
+        "not judged",
+        "",
+        "rate chosen without GC",
+    )
+    # 16 runs of the grid and 8 that are reported, at 2 seconds.
+    assert "are still missing take about 0 hours" in text
+    add(store, column, column.grid_configs())
+    add(store, column, column.configs({arm: [0.03] * 4 for arm in column.arms}))
+    text = show((column,), fill=False)
+    assert "both arms are tuned in the same way" in text
+    assert rows(text)["up"]["verdict"] == "helps"
+    assert "still missing" not in text
 
 
-def test_runs_that_diverged_are_counted(results):
-    for config in COLUMNS[0].configs(CONFIG.learning_rate, CONFIG.weight_decay):
-        lost = config.gc == "off" and config.seed < 2
-        metrics = dict.fromkeys(ACCURACIES, 80.0)
-        result = {"diverged": "step 3"} if lost else metrics
-        results.add(config, result | {"seconds": 1.0})
-    assert rows(results)["seeds"][0] == "2 of 4; w/o GC: 2 diverged"
+def test_runs_that_diverged_stay_in_and_are_counted(show, store):
+    column = COLUMNS[0]
+    add(store, column, column.grid_configs())
+    first, *others = column.configs({arm: [0.03] * 4 for arm in column.arms})
+    store.add(
+        first, {"diverged": "step 3", "test_accuracy": 10.0, "train_accuracy": 10.0, "seconds": 1.0}
+    )
+    add(store, column, others)
+    row = rows(show((column,), fill=False))["up"]
+    assert row["seeds"] == "4 of 4; 1 diverged (off)"
+    assert row["here: none"].startswith(f"{(10 + 81 + 82 + 83) / 4:.2f} ±")
 
 
-def test_a_table_without_results_shows_no_verdict(results):
-    assert rows(results)["seeds"] == ["0 of 4"] * 3
-    assert list(tables.describe_verdicts(TOY, "cpu", results)) == ["GC: no result yet."]
+def test_without_results_the_command_that_makes_them_is_named(show):
+    assert "python -m examples.experiments.run --scale cpu" in show(fill=False)
 
 
-def test_many_columns_are_split_into_tables_of_similar_width(results):
-    columns = tuple(Column(str(i), dataclasses.replace(CONFIG, width=i + 1)) for i in range(10))
-    experiment = Experiment("A toy", {"cpu": columns})
-    made = list(tables.make_tables(experiment, "toy", "cpu", results))
-    assert [len(table.columns) for table in made] == [6, 6]
+def test_a_bad_line_stops_the_tables_and_the_old_report_is_kept(tmp_path, monkeypatch):
+    path = results_path(tmp_path, "table2", "cpu")
+    path.parent.mkdir()
+    path.write_text("{}\n")
+    (path.parent / "report.md").write_text("old")
+    monkeypatch.setattr(sys, "argv", ["tables", "--results", str(tmp_path)])
+    with pytest.raises(
+        SystemExit, match=r"^stopped: .*table2\.jsonl, line 1: .*'config' is missing"
+    ):
+        tables.main()
+    assert (path.parent / "report.md").read_text() == "old"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("table7",), "no table is called 'table7'; there are table1,"),
-        (("rates", "--scale", "paper"), "rates is not in the paper"),
-    ],
-)
-def test_unknown_tables_are_an_error(arguments, message):
-    command = [sys.executable, "-m", "examples.experiments.tables", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode
-    assert re.search(message, " ".join((done.stdout + done.stderr).split()))
-
-
-def test_a_damaged_file_stops_the_program(results):
-    results.path.write_text("{")
-    with pytest.raises(ResultsError, match="line 1"):
-        Store(results.path)
+def test_the_program_trains_nothing_and_needs_no_device(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "examples.experiments.tables"]
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path), "--scale", "paper"],
+        env={**os.environ, "JAX_PLATFORMS": "none"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("No column has all of its runs")

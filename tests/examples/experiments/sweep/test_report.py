@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from examples.experiments.sweep import report
+from examples.experiments.sweep import report, sections
 from examples.experiments.sweep.arms import ARMS, CONTROLS
 from examples.experiments.sweep.figure import draw
+from examples.experiments.sweep.findings import find_all
 from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.tasks import SEEDS, TASKS, tasks_of
@@ -61,7 +62,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def findings(folder):
-    return report.find_all(folder)
+    return find_all(folder)
 
 
 def row_of(text, section, task):
@@ -79,7 +80,7 @@ def test_the_verdicts_are_those_of_the_effects_that_were_put_in(findings):
 
 
 def test_the_primary_table_agrees_with_scipy(folder, findings):
-    text = report.write_report(findings)
+    text = sections.write_report(findings)
     lines = (folder / "mlp-segment.jsonl").read_text().splitlines()
     errors = {"none": {}, "gc": {}}
     for line in map(json.loads, lines):
@@ -95,7 +96,7 @@ def test_the_primary_table_agrees_with_scipy(folder, findings):
 
 
 def test_the_law_is_the_rank_correlation_over_the_tasks(findings):
-    text = report.write_report(findings)
+    text = sections.write_report(findings)
     shares = np.arange(len(GAINS))
     means = [finding.effects.difference.mean for finding in findings]
     expected = stats.spearmanr(shares, means)[0]
@@ -105,12 +106,12 @@ def test_the_law_is_the_rank_correlation_over_the_tasks(findings):
 
 
 def test_a_sweep_with_missing_tasks_says_so(findings):
-    text = report.write_report(findings)
+    text = sections.write_report(findings)
     assert f"5 of {len(tasks_of('e1'))} tasks are complete" in text
     assert "verdicts can change until all are complete" in text
-    assert report.write_report([]).count("\n## ") == 0
+    assert sections.write_report([]).count("\n## ") == 0
     # Two tasks have tables, and no mean over tasks.
-    few = report.write_report(findings[:2])
+    few = sections.write_report(findings[:2])
     assert "## Primary outcome" in few
     assert "## Over the tasks" not in few
 
@@ -118,9 +119,9 @@ def test_a_sweep_with_missing_tasks_says_so(findings):
 def test_a_task_with_a_missing_run_is_left_out(folder, findings, tmp_path):
     lines = (folder / "mlp-segment.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "mlp-segment.jsonl").write_text("".join(lines[:-1]))
-    assert report.find_all(tmp_path) == []
+    assert find_all(tmp_path) == []
     (tmp_path / "mlp-segment.jsonl").write_text("".join(lines))
-    (found,) = report.find_all(tmp_path)
+    (found,) = find_all(tmp_path)
     assert found.effects.difference == findings[0].effects.difference
 
 
@@ -165,7 +166,7 @@ def test_a_bad_line_stops_the_table(folder, tmp_path, monkeypatch):
 
 def test_the_committed_tables_are_those_of_the_committed_results():
     committed = report.Arguments().results
-    tables = report.write_all(committed, report.find_all(committed))
+    tables = sections.write_all(committed, find_all(committed))
     assert (committed / "report.md").read_text() == tables
 
 
@@ -178,3 +179,51 @@ def test_the_committed_results_are_of_clean_commits():
     assert len(lines) > 1000
     for line in lines:
         assert re.fullmatch("[0-9a-f]{40}", json.loads(line)["commit"])
+
+
+def test_the_summary_has_a_row_for_each_kind_of_net(findings):
+    text = sections.write_summary(findings)
+    assert text.startswith(f"5 of {len(tasks_of('e1'))} tasks are complete")
+    assert "- Verdicts: helps: " in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    # Both transformers have a layer norm, and are one kind.
+    assert len(rows) == len(GAINS) - 1
+    (batch,) = [row for row in rows if row.startswith("| ResNet-8, batch norm |")]
+    mean = next(
+        one.effects.difference.mean
+        for one in findings
+        if one.effects.task.name == "resnet8-mnist300-batch"
+    )
+    assert f"| 1 | {mean:+.2f} ({mean:+.2f} to {mean:+.2f}) | 0 | 1 | 0 | 0 |" in batch
+
+
+@pytest.mark.parametrize(
+    ("correlations", "words"),
+    [
+        ((0.0, 0.0), "does not say whether GC lowers its error"),
+        ((-0.5, 0.0), "the lower its error is with GC"),
+        ((0.5, 0.0), "the higher its error is with GC"),
+        ((0.0, 0.6), "the larger the learning rates are that it carries"),
+        ((0.0, -0.6), "the smaller the learning rates are that it carries"),
+    ],
+)
+def test_the_advice_for_a_new_net_follows_from_the_correlations(correlations, words):
+    advice = sections._advise(*correlations)
+    assert words in advice
+    assert ("does not say" in advice) == (correlations[0] == 0)
+
+
+def test_the_summary_is_written_between_the_comments_of_a_page(
+    folder, findings, tmp_path, monkeypatch
+):
+    page = tmp_path / "README.md"
+    page.write_text("# Title\n\n<!-- sweep -->\nold\n<!-- end of sweep -->\n\nrest\n")
+    monkeypatch.setattr(sys, "argv", ["report", "--results", str(folder), "--readme", str(page)])
+    report.main()
+    summary = sections.write_summary(findings)
+    expected = f"# Title\n\n<!-- sweep -->\n{summary}\n<!-- end of sweep -->\n\nrest\n"
+    assert page.read_text() == expected
+    page.write_text("# Title\n")
+    with pytest.raises(SystemExit, match=r"README\.md: it lacks the comments"):
+        report.main()
+    assert page.read_text() == "# Title\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ def test_the_nearest_task_is_named():
 
 
 def test_the_tasks_are_those_of_the_plan():
-    counts = {"e1": 39, "e2": 32, "e3": 2, "e4": 2, "e5": 4}
+    counts: dict[Any, int] = {"e1": 39, "e2": 32, "e3": 2, "e4": 2, "e5": 4}
     assert {experiment: len(tasks_of(experiment)) for experiment in counts} == counts
     for task in tasks_of("e1"):
         # Six half-decades span two and a half decades.
