@@ -192,7 +192,15 @@ def write_fine_tuning(compared: list[Compared]) -> str:
         )
         for one, p_value, verdict in _judged(compared)
     ]
-    header = ("task", "none", "GC", "difference", "p (Holm)", "verdict", "seeds for half a point")
+    header = (
+        "task",
+        "none",
+        "GC",
+        "difference",
+        "p (Holm)",
+        "verdict",
+        "seeds to find half a point",
+    )
     header += ("rates of none", "rates of GC")
     missing = len(tasks_of("e4")) - len(compared)
     text = "As in the primary table. Holm's correction is over this table."

@@ -33,7 +33,7 @@ class Arguments:
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The tasks, in this order. By default all of them, the cheapest experiments first."""
     data_dir: Path | None = None
-    """The folder of Fashion-MNIST and of the emoji. By default these are where Debian's package dataset-fashion-mnist puts the one, and in ./node_modules."""
+    """A folder that holds fashion-mnist/ and, for finetuned-emoji, emoji-datasource-google/. By default, the folder of Debian's package dataset-fashion-mnist, and ./node_modules."""
     results: Path = FOLDER
     """The folder that results are read from and added to."""
     allow_dirty: bool = False

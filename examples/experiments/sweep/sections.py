@@ -30,7 +30,7 @@ def write_summary(findings: list[Finding]) -> str:
 
 def write_report(findings: list[Finding]) -> str:
     """Returns the tables of the sweep in Markdown."""
-    sections = [f"# The sweep (E1)\n\n{_completeness(findings)}"]
+    sections = [f"# The study of learning rates: results\n\n{_completeness(findings)}"]
     if findings:
         sections += [_primary(findings), _over_tasks(findings), _by_kind(findings)]
         sections += [_secondary(findings), _by_rate(findings), _controls(findings), _law(findings)]
@@ -97,7 +97,7 @@ def _primary(findings: list[Finding]) -> str:
         "p (Holm)",
         "p (equivalence)",
         "verdict",
-        "seeds for half a point",
+        "seeds to find half a point",
         "rates, none / GC",
         "validation minus test accuracy, none / GC",
     )
@@ -266,10 +266,10 @@ def _law(findings: list[Finding]) -> str:
         word = "predicts it" if predicts else "does not predict it"
         lines.append(f"- With {name}: {value:+.2f} ({low:+.2f} to {high:+.2f}): the share {word}.")
     return (
-        "## The law\n\nSpearman's correlation over the tasks of the share of gradient energy that GC "
+        "## What the first batch tells\n\nSpearman's correlation over the tasks of the share of gradient energy that GC "
         "removes in the first batch (scipy.stats.spearmanr, interval by scipy.stats.bootstrap):\n\n"
         + "\n".join(lines)
-        + f"\n\n{_advise(*predicted)}\n\n<!-- end of the law -->"
+        + f"\n\n{_advise(*predicted)}\n\n<!-- end of the first batch -->"
     )
 
 

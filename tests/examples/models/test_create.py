@@ -151,6 +151,8 @@ def test_unknown_name_lists_the_nearest_first():
         ({"stem": "mnist"}, "stem must be .* not 'mnist'"),
         ({"norm": "ln"}, "norm must be .* not 'ln'"),
         ({"norm": "gn", "frozen_bn": True}, 'frozen_bn needs norm="bn"'),
+        ({"groups": 2}, 'groups needs norm="gn"'),
+        ({"norm": "gn", "groups": 0}, "groups must be at least 1, not 0"),
         ({"width": 0}, "width must be at least 1, not 0"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
     ],

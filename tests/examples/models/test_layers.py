@@ -8,7 +8,7 @@ from flax import nnx
 
 from examples import models
 from examples.models import layers
-from examples.training.errors import UserError
+from examples.training.errors import SettingError, UserError
 
 
 def normal(seed, shape):
@@ -75,6 +75,20 @@ def test_groups_divide_the_channels_and_hold_two_at_least():
     for features in range(2, 300):
         assert features % layers.num_groups(features) == 0
         assert features // layers.num_groups(features) >= 2
+
+
+def test_the_number_of_groups_is_a_setting():
+    net = models.create(
+        "resnet8", num_classes=10, stem="cifar", norm="gn", groups=1, width=8, rngs=nnx.Rngs(0)
+    )
+    norms = [layer for _, layer in nnx.iter_modules(net) if isinstance(layer, nnx.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {1}
+    # One group: the mean and the variance are those of all channels of an image.
+    x = normal(0, (2, 5, 5, 8))
+    expected = (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(norms[0](x), expected, atol=1e-4)
+    with pytest.raises(SettingError, match="--groups 3: a layer of this net has 8 channels"):
+        layers.group_norm(8, groups=3, rngs=nnx.Rngs(0))
 
 
 def test_a_net_with_group_norm_does_not_depend_on_the_batch():

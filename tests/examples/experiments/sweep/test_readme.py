@@ -1,11 +1,12 @@
-"""The README quotes the sweep's report word for word."""
+"""The README and the pages quote the reports word for word."""
 
 import re
 from pathlib import Path
 
 from examples.experiments.sweep import findings, report, sections
 
-README = Path(__file__).parents[4] / "README.md"
+ROOT = Path(__file__).parents[4]
+README = ROOT / "README.md"
 
 
 def test_the_readme_quotes_the_committed_report():
@@ -18,3 +19,19 @@ def test_the_readme_quotes_the_committed_report():
     figures = re.findall(r"[-+]\d+\.\d+ ± \d+\.\d+", rest.split("## ")[0])
     tables = (committed / "report.md").read_text(encoding="utf-8")
     assert all(f"| {figure} |" in tables or f"| {figure}* |" in tables for figure in figures)
+
+
+def test_what_the_pages_include_is_in_the_reports():
+    """A page includes what stands between two texts of a report. Both must be there."""
+    found = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for path, options in re.findall(
+            r"```\{include\} (\S+results\S+)\n(.*?)```", text, re.DOTALL
+        ):
+            quoted = (page.parent / path).read_text(encoding="utf-8")
+            for marker in re.findall(r':(?:start-after|end-before): "(.*)"', options):
+                assert marker in quoted, f"{page.name} includes {path}, which has no {marker!r}"
+                quoted = quoted.partition(marker)[2] if "start-after" in options else quoted
+            found += 1
+    assert found >= 5
