@@ -110,9 +110,9 @@ class Column(Generic[AnySettings]):
 
 @dataclasses.dataclass(frozen=True)
 class Earlier:
-    """How the older results of a column were made: its rate and decay were chosen without GC alone.
+    """How the older results of a column were made.
 
-    Two seeds chose them, which are not among those that are reported, and GC took them over.
+    Two seeds of the arm without GC chose the rate and the decay, and the arm with GC took them over.
 
     Attributes:
       rates: the learning rates of the grid.

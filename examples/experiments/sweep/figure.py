@@ -11,7 +11,7 @@ from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.tasks import NORM_LABELS
 
 # Colours that the colour-blind can tell apart (Okabe and Ito).
-_COLORS = {
+COLORS = {
     "none": "#D55E00",
     "layer": "#0072B2",
     "rms": "#56B4E9",
@@ -51,7 +51,7 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
         axes.plot(
             [point.offset for point in points],
             [point.difference.mean for point in points],
-            color=_COLORS[finding.effects.task.norm],
+            color=COLORS[finding.effects.task.norm],
             linewidth=1,
             alpha=0.6,
         )
@@ -80,8 +80,8 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
     axes.set_xlabel("learning rate, divided by the best rate without GC")
     axes.set_ylabel("test error, GC minus none, points (below 0 GC helps)")
     axes.set_title("The same rate for both")
-    norms = [norm for norm in _COLORS if any(one.effects.task.norm == norm for one in findings)]
-    handles = [Line2D([], [], color=_COLORS[norm], label=NORM_LABELS[norm]) for norm in norms]
+    norms = [norm for norm in COLORS if any(one.effects.task.norm == norm for one in findings)]
+    handles = [Line2D([], [], color=COLORS[norm], label=NORM_LABELS[norm]) for norm in norms]
     handles.append(Line2D([], [], color="black", linewidth=2, label="mean over tasks, 95 %"))
     axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower left")
 
@@ -102,7 +102,7 @@ def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
         axes.axvline(edge, color="black", linewidth=0.6, linestyle=":")
     axes.axvline(0, color="black", linewidth=0.8)
     for row, one in enumerate(rows):
-        difference, color = one.effects.difference, _COLORS[one.effects.task.norm]
+        difference, color = one.effects.difference, COLORS[one.effects.task.norm]
         axes.errorbar(
             difference.mean, row, xerr=difference.half_width, color=color, fmt="o", markersize=5
         )

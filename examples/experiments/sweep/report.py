@@ -3,7 +3,8 @@
     python -m examples.experiments.sweep.report
 
 The tables are also written to examples/experiments/results/sweep/report.md, and the pictures to
-sweep.png (E1) and images.png (E2) beside it. Only tasks of which all runs are complete are in them.
+sweep.png and shares.png (E1) and images.png (E2) beside it. Only tasks of which all runs are complete
+are in them.
 The part of the README between two comments is a summary of the tables, and is written anew with
 --readme README.md.
 """
@@ -54,6 +55,7 @@ def main() -> None:
         from examples.experiments.sweep.followups import compare_gc
         from examples.experiments.sweep.images_figure import draw_images_and_steps
         from examples.experiments.sweep.sections import write_all, write_summary
+        from examples.experiments.sweep.share_figure import draw_shares
 
         findings = find_all(arguments.results)
         report = write_all(arguments.results, findings)
@@ -62,6 +64,7 @@ def main() -> None:
             _put_summary(arguments.readme, write_summary(findings))
         if findings:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
+            draw_shares(findings).savefig(arguments.results / "shares.png", dpi=130)
         if cells := compare_gc("e2", arguments.results):
             draw_images_and_steps(cells).savefig(arguments.results / "images.png", dpi=130)
         print(report, end="")

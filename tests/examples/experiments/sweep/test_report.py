@@ -16,6 +16,7 @@ from examples.experiments.sweep.figure import draw
 from examples.experiments.sweep.findings import find_all
 from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
+from examples.experiments.sweep.share_figure import draw_shares
 from examples.experiments.sweep.tasks import SEEDS, TASKS, tasks_of
 from examples.experiments.sweep.training import MEASURES
 
@@ -140,7 +141,24 @@ def test_the_picture_has_a_line_and_a_row_for_each_task(findings):
 
 
 def test_one_task_can_be_drawn(findings):
-    assert len(draw(findings[:1]).axes) == 2
+    assert len(draw(findings[:1]).axes) == len(draw_shares(findings[:1]).axes) == 2
+
+
+def test_the_picture_of_shares_has_a_dot_for_each_task_and_the_correlation(findings):
+    left, right = draw_shares(findings).axes
+    drawn = {
+        (x, y)
+        for line in left.get_lines()
+        if line.get_marker() == "o"
+        for x, y in zip(*map(np.ravel, line.get_data()), strict=True)
+    }
+    effects = [finding.effects for finding in findings]
+    assert drawn == {(100 * one.share_removed, one.difference.mean) for one in effects}
+    shares = np.arange(len(GAINS))
+    expected = stats.spearmanr(shares, [one.difference.mean for one in effects])[0]
+    assert left.get_title().startswith(f"rank correlation {expected:+.2f} (")
+    # The largest stable rate is the same everywhere, so there is no correlation.
+    assert right.get_title() == ""
 
 
 def test_the_program_writes_the_tables_and_the_picture(folder, monkeypatch, capsys):
