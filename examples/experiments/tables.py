@@ -121,7 +121,8 @@ def _rules(rows: list[Row]) -> str:
         f'"{_EARLIER}" and have no verdict: two other seeds without GC chose the rate and the decay, and '
         "GC took them over. A rate that was chosen by luck makes the arm without GC look worse than it is. "
         "Five of the ten seeds of Tables 3 and 4 were added after a look at the first five. The runs of "
-        "the plan will take the place of these rows, column by column."
+        "the plan will take the place of these rows, column by column. Until all are there, verdicts can "
+        "change, because Holm's correction is over the rows that have one."
     )
 
 
@@ -188,8 +189,9 @@ def _primary(rows: list[Row]) -> str:
     foot = (
         "Means ± standard deviations over seeds, and the difference paired by seed ± half of its 95 % "
         "interval (scipy.stats.ttest_rel and ttest_1samp). Holm's correction is over the rows whose arms "
-        "are both tuned (statsmodels multipletests). Power: how likely these seeds are to find a difference as large as "
-        "the paper's, or of half a point where the paper has none (statsmodels TTestPower). The words are "
+        "are both tuned (statsmodels multipletests). Power: how likely these seeds are to find a difference "
+        "as large as the paper's, or of half a point where the paper has none (statsmodels TTestPower). The "
+        "next column has the seeds that find it in four of five studies. The words are "
         "those of PLAN.md, with one more condition: where that power is below 0.5, a row that neither "
         "helps nor hurts says that it cannot tell."
     )
