@@ -28,9 +28,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "optax.centralize": {"label": "optax.centralize", "color": "#d55e00"},
 }
 _BAND = "Lines are means over seeds; bands are one standard deviation around them."
-_INTERVAL = (
-    "Lines are mean differences, paired by seed; bands are their 95 % intervals by Student's t."
-)
+_INTERVAL = "Lines are mean differences, paired by seed; the band and the bars are their 95 % intervals by Student's t."
 _SPAN = "Lines are medians over seeds; bands around solid lines are the range of all seeds."
 
 # The number of iterations over which the ratios of Figure 4 are averaged.
