@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from examples.classification.weights import HEAD
 from examples.models.resnet import resnet8
 from examples.training.steps import path_name
 
@@ -63,6 +62,7 @@ def read_pretrained() -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: the net is not there, or is damaged.
     """
+    from examples.classification.weights import HEAD
     from examples.training.checkpoints import read_variables
 
     found = read_variables(FOLDER)
@@ -85,6 +85,8 @@ def pretrained_resnet8(
     It was trained on images of one channel. Of pictures with more channels, its first layer sees the
     mean over them.
     """
+    from examples.classification.weights import HEAD
+
     net = resnet8(
         num_classes=classes,
         stem="cifar",
