@@ -52,7 +52,8 @@ class DoublingConv(nnx.ConvTranspose):
         # A transposed convolution that does not transpose its kernel flips it.
         y = jnp.einsum("...hwi,abio->...hawbo", x, kernel[::-1, ::-1], precision=self.precision)
         height, width = x.shape[-3:-1]
-        return y.reshape(*x.shape[:-3], 2 * height, 2 * width, self.out_features) + bias
+        y = y.reshape(*x.shape[:-3], 2 * height, 2 * width, self.out_features)
+        return y + jnp.expand_dims(bias, range(y.ndim - 1))
 
 
 class MaskHead(nnx.Module):
@@ -79,9 +80,7 @@ class MaskHead(nnx.Module):
     ):
         init = kaiming_fan_out_init
         self.convs = four_convs(conv, features, rngs=rngs)
-        self.conv5_mask = DoublingConv(
-            features, features, kernel_init=init, dtype=dtype, rngs=rngs
-        )
+        self.conv5_mask = DoublingConv(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
         self.mask_fcn_logits = nnx.Conv(
             features, num_classes, (1, 1), kernel_init=init, dtype=dtype, rngs=rngs
         )
