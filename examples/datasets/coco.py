@@ -173,12 +173,8 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     kept: list[tuple[int, int, np.ndarray, int, Segmentation]] = []
     for entry in annotations:
         where = f"{path}, annotation {entry['id']}"
-        row = image_rows.get(entry.get("image_id", -1))
-        if row is None:
-            raise DatasetError(f"{where}: no image has the id {entry.get('image_id')!r}")
-        label = labels.get(entry.get("category_id", -1))
-        if label is None:
-            raise DatasetError(f"{where}: no category has the id {entry.get('category_id')!r}")
+        row = _look_up(where, entry, "image", image_rows)
+        label = _look_up(where, entry, "category", labels)
         height, width = sizes[row].tolist()
         box = _box(where, entry, height, width)
         crowd = entry.get("iscrowd", 0)
@@ -240,6 +236,13 @@ def _by_id(path: Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[
             raise DatasetError(f"{path}: two {kind} entries have the id {number}")
         rows[number] = row
     return rows
+
+
+def _look_up(where: str, entry: Mapping[str, Any], kind: str, known: Mapping[int, int]) -> int:
+    number = entry.get(f"{kind}_id")
+    if not _is_whole(number) or number not in known:
+        raise DatasetError(f"{where}: no {kind} has the id {str(number)[:80]!r}")
+    return known[number]
 
 
 def _text(path: Path, entry: Mapping[str, Any], key: str) -> str:

@@ -95,8 +95,11 @@ BAD = {
     "a box that is not a number": ({"bbox": [3, 2, 1, float("nan")]}, "four numbers"),
     "a polygon of two points": ({"segmentation": [[1, 1, 2, 2]]}, "three points"),
     "a polygon of seven numbers": ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three points"),
-    "an unknown category": ({"category_id": 99}, "no category has the id 99"),
-    "an unknown image": ({"image_id": 99}, "no image has the id 99"),
+    "an unknown category": ({"category_id": 99}, "no category has the id '99'"),
+    "a list as a category": ({"category_id": [1]}, r"no category has the id '\[1\]'"),
+    "an unknown image": ({"image_id": 99}, "no image has the id '99'"),
+    "an object as an image": ({"image_id": {}}, "no image has the id '{}'"),
+    "true as an image": ({"image_id": True}, "no image has the id 'True'"),
     "a crowd of polygons": ({"iscrowd": 1}, "a crowd must"),
     "no outline": ({"segmentation": []}, "no segmentation"),
     "runs of another size": (
