@@ -142,5 +142,5 @@ class Log(contextlib.AbstractContextManager):
 
 
 def non_finite(values: Mapping[str, float]) -> str | None:
-    """Returns "NAME is VALUE" for the first value that is not finite, or None."""
-    return next((f"{k} is {v}" for k, v in values.items() if not math.isfinite(v)), None)
+    """Returns "NAME is VALUE" for all values that are not finite, or None if there are none."""
+    return ", ".join(f"{k} is {v}" for k, v in values.items() if not math.isfinite(v)) or None

@@ -118,7 +118,8 @@ def train(
             epoch, batch = divmod(number - 1, job.steps_per_epoch)
             return DivergedError(
                 f"step {number} (batch {batch + 1} of epoch {epoch + 1}): {problem}; "
-                f"{checkpoints.last_good()}. Try a lower --learning-rate, or a warm-up"
+                f"{checkpoints.last_good()}. Try a lower --learning-rate, in proportion to a smaller "
+                "--batch-size, or a warm-up"
             )
 
         def report(number, values):

@@ -114,4 +114,6 @@ def test_a_process_that_keeps_no_log_writes_nothing(tmp_path):
 
 def test_the_first_number_that_is_not_finite_is_named():
     assert non_finite({"accuracy": 1.0, "loss": float("nan")}) == "loss is nan"
+    values = {"loss": float("nan"), "loss_mask": 1.0, "loss_box_reg": float("inf")}
+    assert non_finite(values) == "loss is nan, loss_box_reg is inf"
     assert non_finite({"accuracy": 1.0, "loss": 2.0}) is None
