@@ -1,12 +1,13 @@
 """Pretrained weights: a file in PyTorch's layout, or the last checkpoint of a run."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from examples.models import pretrained
@@ -15,6 +16,8 @@ from examples.training.steps import path_name
 
 # The last layer of every net of `examples.models`.
 HEAD = "fc"
+# The kernel of the first layer of every ResNet.
+FIRST = "conv1/kernel"
 
 
 def read_weights(path: Path) -> Callable[[Any], None]:
@@ -36,13 +39,28 @@ def read_weights(path: Path) -> Callable[[Any], None]:
         kinds = nnx.Any(nnx.Param, nnx.BatchStat)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(nnx.state(model, kinds))
         own = {path_name(path): leaf for path, leaf in leaves}
-        wrong = stored.keys() ^ {name for name in own if not name.startswith(f"{HEAD}/")}
-        wrong |= {name for name in stored.keys() & own if stored[name].shape != own[name].shape}
+        given = _in_colour(stored, own)
+        wrong = given.keys() ^ {name for name in own if not name.startswith(f"{HEAD}/")}
+        wrong |= {name for name in given.keys() & own if given[name].shape != own[name].shape}
         if wrong:
             raise CheckpointError(
                 f"{path} holds another net: it differs in {', '.join(sorted(wrong))}"
             )
-        values = [jnp.asarray(stored.get(name, leaf)) for name, leaf in own.items()]
+        values = [jnp.asarray(given.get(name, leaf)) for name, leaf in own.items()]
         nnx.update(model, treedef.unflatten(values))
 
     return load
+
+
+def _in_colour(stored: dict[str, np.ndarray], own: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the weights of a net of grey images for a net of colours: a third for each colour.
+
+    The result is the same for a grey image. Weights of other nets are left as they are.
+    """
+    kernel = stored.get(FIRST)
+    if kernel is None or FIRST not in own:
+        return stored
+    wanted = own[FIRST].shape
+    if kernel.shape[-2] != 1 or wanted[-2] != 3:
+        return stored
+    return stored | {FIRST: np.repeat(kernel, 3, axis=-2) / 3}
