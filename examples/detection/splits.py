@@ -46,8 +46,10 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
         other = set(zip(train.category_ids, train.class_names, strict=True)) ^ set(
             zip(test.category_ids, test.class_names, strict=True)
         )
+        first = ", ".join(f"{number} {name!r}" for number, name in sorted(other)[:4])
         raise DatasetError(
-            f"{test.path} has other categories than {train.path}: they differ in {sorted(other)}"
+            f"{test.path} has other categories than {train.path}: {len(other)} are only in one of "
+            f"the two, such as {first}"
         )
     preparation = Preparation(
         config.short_side,

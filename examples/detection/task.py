@@ -30,6 +30,20 @@ from examples.training.optimizers import OptimizerSpec, optimizer_spec
 # How the progress bar writes the metrics, and the titles of their curves.
 _PROGRESS = {"loss": "loss {:.3f}", "loss_mask": "masks {:.3f}"}
 TITLES = {"loss": "loss", "box_AP": "box AP", "mask_AP": "mask AP"}
+# The settings that only the data depend on, with any values.
+_DATA: Mapping[str, Any] = {
+    "dataset": "coco",
+    "train_split": "train",
+    "eval_split": "train",
+    "train_images": None,
+    "eval_images": None,
+    "empty_images": False,
+    "pixels": "rgb",
+    "short_side": 1,
+    "long_side": 1,
+    "max_objects": 1,
+    "mask_cells": 1,
+}
 _RULES = {"mmdetection": detection.MMDETECTION_1, "torchvision": detection.TORCHVISION}
 
 
@@ -46,9 +60,14 @@ class Task(NamedTuple):
     job: Job
     scores: Callable[[], Scores | None]
 
+    @property
+    def guess(self) -> dict[str, float]:
+        """The metrics of a detector that finds nothing. A run that diverged counts as that."""
+        return {f"test_{kind}_AP": 0.0 for kind in ("box", "mask")[: 1 + self.config.masks]}
+
 
 class Trainer:
-    """Prepares detection runs. It keeps the compiled steps, which later runs can share."""
+    """Prepares detection runs. It keeps the data and the compiled steps, which later runs can share."""
 
     config_type = Config
 
@@ -61,6 +80,7 @@ class Trainer:
     ):
         self._mesh, self._data_dir, self._workers = mesh, data_dir, workers
         self._steps: dict[Any, Steps] = {}
+        self._data: dict[Any, Data] = {}
 
     def prepare(self, config: Config, *, diagnose: bool = False) -> Task:
         """Loads the data of a run, builds its net and steps, and tries whether they fit together.
@@ -72,7 +92,10 @@ class Trainer:
         Raises:
           UserError: the data, the weights and the settings do not fit together.
         """
-        data = load_data(config, self._data_dir)
+        what = (config.masks, *(getattr(config, name) for name in _DATA))
+        if what not in self._data:
+            self._data[what] = load_data(config, self._data_dir)
+        data = self._data[what]
         plan = pipeline.Plan(
             data.train, data.train_rows, data.preparation, config.batch_size, config.seed
         )
@@ -80,7 +103,7 @@ class Trainer:
         classes = len(data.train.category_ids) + 1
         spec = optimizer_spec(config, steps_per_epoch=plan.steps_per_epoch)
         # The steps get this key only, so runs with equal keys can share their compiled steps.
-        key = (_net_settings(config), spec, classes, diagnose)
+        key = (net_settings(config), spec, classes, diagnose)
         if key not in self._steps:
             self._steps[key] = compile_steps(*key, self._mesh)
         compiled = self._steps[key]
@@ -88,11 +111,16 @@ class Trainer:
         return make_task(config, data, compiled, plan, self._mesh, self._workers)
 
 
-def _net_settings(config: Config) -> Config:
+def net_settings(config: Config) -> Config:
     """Returns the settings without those that are numbers in the state, or are of the data only."""
-    return dataclasses.replace(
-        config, seed=0, learning_rate=1.0, weight_decay=0.0, pretrained=None, evaluate_every=1
-    )
+    numbers: dict[str, Any] = {
+        "seed": 0,
+        "learning_rate": 1.0,
+        "weight_decay": 0.0,
+        "pretrained": None,
+        "evaluate_every": 1,
+    }
+    return dataclasses.replace(config, **numbers, **_DATA)
 
 
 def check_settings(config: Config, steps_per_epoch: int, mesh: Mesh) -> None:
@@ -255,7 +283,8 @@ def make_task(
     """
     load = read_backbone(Path(config.pretrained)) if config.pretrained else None
     if load:
-        compiled.make_model(0, load)  # so that wrong weights are found now, not after the start
+        # So that wrong weights are found now, not after the start.
+        load(nnx.eval_shape(lambda: create_model(config, len(data.train.category_ids) + 1, 0)))
     tx = compiled.make_tx(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
 
     def init():
