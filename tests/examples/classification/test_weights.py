@@ -40,5 +40,5 @@ def test_a_grey_image_has_the_same_features_in_a_net_of_colours(folder):
 
 
 def test_another_number_of_channels_is_another_net(folder):
-    with pytest.raises(CheckpointError, match="it differs in conv1/kernel$"):
+    with pytest.raises(CheckpointError, match=r"it differs in conv1/kernel$"):
         weights.read_weights(folder[0])(make(in_channels=4, rngs=nnx.Rngs(1)))
