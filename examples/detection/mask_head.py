@@ -47,6 +47,7 @@ class DoublingConv(nnx.ConvTranspose):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Returns (..., 2H, 2W, out_features) of (..., H, W, in_features)."""
+        assert self.bias is not None
         kernel, bias = self.kernel.get_value(), self.bias.get_value()
         x, kernel, bias = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
         # A transposed convolution that does not transpose its kernel flips it.

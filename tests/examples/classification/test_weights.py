@@ -10,6 +10,7 @@ from flax import nnx
 
 from examples import models
 from examples.classification import weights
+from examples.models.resnet import ResNet
 from examples.training.checkpoints import CheckpointError
 from examples.training.steps import path_name
 
@@ -28,7 +29,9 @@ def folder(monkeypatch, tmp_path):
 
 def test_a_grey_image_has_the_same_features_in_a_net_of_colours(folder):
     path, grey = folder
+    assert isinstance(grey, ResNet)
     colour = make(in_channels=3, rngs=nnx.Rngs(1))
+    assert isinstance(colour, ResNet)
     weights.read_weights(path)(colour)
     kernel = grey.conv1.kernel[...]
     np.testing.assert_allclose(colour.conv1.kernel[...].sum(2, keepdims=True), kernel, rtol=1e-6)

@@ -14,6 +14,7 @@ INIT = nnx.initializers.normal(1.0)
 
 def make(dtype=None):
     layer = DoublingConv(5, 7, kernel_init=INIT, dtype=dtype, rngs=nnx.Rngs(0))
+    assert layer.bias is not None
     layer.bias[...] = jnp.arange(7.0)
     return layer
 
