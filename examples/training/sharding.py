@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -62,7 +63,12 @@ def put_state(state: Any, shardings: Any) -> Any:
     """Distributes a state that every process has made in the same way."""
     if jax.process_count() == 1:
         return jax.device_put(state, shardings)
-    # device_put does not reach the devices of other processes, but a compiled identity does.
+    # device_put does not reach the devices of other processes, but a compiled identity does. Weights
+    # from a file are bound to a device of this process, so they pass through the host's memory.
+    state = jax.tree.map(
+        lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf),
+        state,
+    )
     return jax.jit(lambda leaves: leaves, out_shardings=shardings)(state)
 
 
