@@ -33,6 +33,7 @@ from examples.detection.matching import match_boxes
 from examples.detection.nms import batched_nms, nms
 from examples.detection.roi_align import multiscale_roi_align
 from examples.training.errors import SettingError
+from examples.training.provenance import commit
 
 HEIGHT, WIDTH = 800, 1344
 MAPS = ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))
@@ -263,10 +264,11 @@ def compare(operation: Operation, rounds: int) -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Returns the first record: on what the times were taken."""
+    """Returns the first record: on what machine and from which commit the times were taken."""
     packages = ("jax", "jaxlib", "numpy", "torch", "torchvision")
     return {
         "kind": "machine",
+        "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -3,9 +3,8 @@
     python -m examples.benchmarks.detection_step --help
 
 Each part is compiled and timed by itself, so their sum may be above the time of the whole. The
-backward pass is what the loss with its gradient takes beyond the loss, and the update is what the
-step takes beyond that. Peak memory is what XLA plans for the compiled program: its inputs, outputs
-and temporary arrays.
+backward pass is what the loss with its gradient takes beyond the loss. Peak memory is what XLA
+plans for the compiled program: its inputs, outputs and temporary arrays.
 """
 
 import dataclasses
@@ -31,6 +30,7 @@ from examples.benchmarks.detection import import_torch
 from examples.detection import pretrained
 from examples.detection.rcnn import BOX_POOL, MASK_POOL
 from examples.training.errors import SettingError
+from examples.training.provenance import commit
 
 _OBJECTS = 10
 
@@ -148,11 +148,14 @@ def time_parts(config: Config, console: Console) -> list[dict[str, Any]]:
     def find_gradient(model, batch, key):
         return nnx.value_and_grad(lambda m: m.losses(batch, key), has_aux=True)(model)
 
-    def step(model, opt_state, batch, key):
-        loss, gradient = find_gradient(model, batch, key)
+    def update(model, gradient, opt_state):
         params = nnx.state(model, nnx.Param)
         updates, opt_state = tx.update(gradient, opt_state, params)
-        return loss, jax.tree.map(jnp.add, params, updates), opt_state
+        return jax.tree.map(jnp.add, params, updates), opt_state
+
+    def step(model, opt_state, batch, key):
+        loss, gradient = find_gradient(model, batch, key)
+        return loss, update(model, gradient, opt_state)
 
     levels = measure("backbone", lambda m, x: m.backbone.features(x), batch["image"])
     pyramid = measure("pyramid", lambda m, x: m.fpn(x), levels)
@@ -170,7 +173,8 @@ def time_parts(config: Config, console: Console) -> list[dict[str, Any]]:
     )
     measure("mask head", lambda m, x: m.mask_head(x), pooled)
     measure("loss", lambda m, b, k: m.losses(b, k), batch, key)
-    measure("loss and gradient", find_gradient, batch, key)
+    _, gradient = measure("loss and gradient", find_gradient, batch, key)
+    measure("update", update, gradient, opt_state)
     measure("step", step, opt_state, batch, key)
     return records
 
@@ -246,6 +250,7 @@ def main(config: Config) -> None:
     records = (time_inference if config.torchvision else time_parts)(config, console)
     settings = {**dataclasses.asdict(config), "out": None}
     machine = {"jax": jax.__version__, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    machine["commit"] = commit()
     if config.out:
         lines = [{"settings": settings, "machine": machine}, *records]
         config.out.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -133,7 +133,7 @@ def _find_kept(
 
         tiles = (number + size - 1) // size
         free = jax.lax.fori_loop(0, tiles, suppress_by_kept, best > -jnp.inf)
-        keep = _keep_greedily(jnp.triu(suppress(block, block), 1), free)
+        keep = keep_greedily(jnp.triu(suppress(block, block), 1), free)
         places = jnp.where(keep, number + jnp.cumsum(keep) - 1, len(kept))
         kept = kept.at[places].set(block, mode="drop")
         return waiting.at[block].set(-jnp.inf), kept, number + keep.sum(dtype=jnp.int32)
@@ -148,7 +148,7 @@ def _find_kept(
     return kept[:outputs], jnp.minimum(number, outputs)
 
 
-def _keep_greedily(matrix: jax.Array, free: jax.Array) -> jax.Array:
+def keep_greedily(matrix: jax.Array, free: jax.Array) -> jax.Array:
     """Returns which boxes of a block are kept.
 
     Args:

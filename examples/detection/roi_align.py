@@ -52,7 +52,7 @@ def roi_align(
             aligned=aligned,
         )
     height, width, _ = features.shape
-    rows, columns = _scale(boxes, jnp.asarray(spatial_scale), aligned)
+    rows, columns = scale_boxes(boxes, jnp.asarray(spatial_scale), aligned)
     rows = _average_adaptively(rows, height, output_size)
     columns = _average_adaptively(columns, width, output_size)
     highest = jax.lax.Precision.HIGHEST
@@ -128,10 +128,10 @@ def multiscale_roi_align(
         widths.append(width)
         starts.append(starts[-1] + height * width)
 
-    rows, columns = _scale(boxes, jnp.asarray(scales)[level], aligned)
+    rows, columns = scale_boxes(boxes, jnp.asarray(scales)[level], aligned)
     height, width = jnp.array(heights)[level], jnp.array(widths)[level]
-    row, row_weight = _interpolate(rows, height, output_size, sampling_ratio)
-    column, column_weight = _interpolate(columns, width, output_size, sampling_ratio)
+    row, row_weight = interpolate(rows, height, output_size, sampling_ratio)
+    column, column_weight = interpolate(columns, width, output_size, sampling_ratio)
     start, width = (x[:, None, None, None, None] for x in (jnp.array(starts)[level], width))
     index = start + row[:, :, None, :, None] * width + column[:, None, :, None, :]
     weight = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
@@ -147,14 +147,14 @@ def multiscale_roi_align(
     return pooled.astype(cells.dtype)
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """One side of each box, in pixels of the map: (R,) where it begins and how long it is."""
 
     start: jax.Array
     length: jax.Array
 
 
-def _scale(boxes: ArrayLike, scale: jax.Array, aligned: bool) -> tuple[_Side, _Side]:
+def scale_boxes(boxes: ArrayLike, scale: jax.Array, aligned: bool) -> tuple[Side, Side]:
     """Returns the vertical and the horizontal side of boxes."""
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes))
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
@@ -163,11 +163,11 @@ def _scale(boxes: ArrayLike, scale: jax.Array, aligned: bool) -> tuple[_Side, _S
     height, width = y2 - y1, x2 - x1
     if not aligned:
         height, width = jnp.maximum(height, 1), jnp.maximum(width, 1)
-    return _Side(y1, height), _Side(x1, width)
+    return Side(y1, height), Side(x1, width)
 
 
-def _interpolate(
-    side: _Side, size: jax.Array, output_size: int, sampling_ratio: int
+def interpolate(
+    side: Side, size: jax.Array, output_size: int, sampling_ratio: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns which rows (or columns) of a map each cell reads, and with which weights.
 
@@ -198,7 +198,7 @@ def _interpolate(
 
 # Compiled here, so that a call outside of a compiled function does not compile the loop anew.
 @functools.partial(jax.jit, static_argnames=("size", "output_size"))
-def _average_adaptively(side: _Side, size: int, output_size: int) -> jax.Array:
+def _average_adaptively(side: Side, size: int, output_size: int) -> jax.Array:
     """Returns the weight (R, output_size, size) of each row of a map in each cell."""
     cell = (side.length / output_size)[:, None]
     count = jnp.clip(jnp.nan_to_num(jnp.ceil(cell)), 0, 2**30)
