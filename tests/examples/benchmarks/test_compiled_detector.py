@@ -51,7 +51,7 @@ def test_all_forms_of_roi_align_and_their_gradients_are_equal():
     rng = np.random.default_rng(0)
     maps = [jnp.asarray(rng.standard_normal((s, s + 3, 5)), jnp.float32) for s in (80, 40, 20, 10)]
     corner = rng.uniform(-20, 100, (40, 2))
-    side = np.exp(rng.uniform(0, 6.5, (40, 2)))
+    side = np.exp(rng.uniform(1, 6.5, (40, 1))) * rng.uniform(0.7, 1.4, (40, 2))
     boxes = jnp.asarray(np.concatenate([corner, corner + side], axis=1), jnp.float32)
 
     def compute(form):
