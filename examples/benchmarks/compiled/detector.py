@@ -7,6 +7,7 @@ compiler itself.
     python -m examples.benchmarks.compiled.detector --help
 """
 
+import collections
 import dataclasses
 import functools
 import importlib.metadata
@@ -180,19 +181,34 @@ def compile_program(program: Program, card: targets.Card) -> Record:
     seconds = time.perf_counter() - begin
     memory = compiled.memory_analysis()
     assert memory is not None  # both compilers plan the memory
-    text = str(compiled.as_text())
-    instructions = hlo.parse(text)
-    cycles = [int(number) for number in _CYCLES.findall(text)]
+    instructions = hlo.parse(str(compiled.as_text()))
+    cycles = count_cycles(instructions)
+    bodies = [
+        re.findall(r"body=%([^\s,)]+)", instruction.rest)[0]
+        for instruction in instructions
+        if instruction.opcode == "while"
+    ]
     return record | {
         "refused": None,
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "kernels": hlo.count_kernels(instructions),
-        "loops": sum(instruction.opcode == "while" for instruction in instructions),
-        "estimated_cycles": sum(cycles) if cycles else None,
+        "loops": len(bodies),
+        # Those outside of loops, and those of one pass through each loop.
+        "cycles": sum(n for name, n in cycles.items() if name not in bodies) if cycles else None,
+        "loop_cycles": [cycles[name] for name in bodies] if cycles else None,
         "steps": program.steps,
         "compile_seconds": round(seconds, 1),
     }
+
+
+def count_cycles(program: list[hlo.Instruction]) -> collections.Counter[str]:
+    """Returns the cycles that a compiler expects of each computation, if it says so."""
+    cycles: collections.Counter[str] = collections.Counter()
+    for instruction in program:
+        if match := _CYCLES.search(instruction.rest):
+            cycles[instruction.computation] += int(match[1])
+    return cycles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,13 +242,13 @@ def make_table(records: list[Record], card: str) -> Table:
     """Returns the records of a card as a table."""
     table = Table(title=card, box=box.MARKDOWN)
     columns = ("program", "form", "temporaries, MB", "kernels", "loops", "steps", "GFLOP", "GB")
-    for column in (*columns, "10⁶ cycles", "to compile, s"):
+    for column in (*columns, "10³ cycles", "of loops", "to compile, s"):
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     for row in records:
         if row["card"] != card:
             continue
         if row["refused"]:
-            cells = ["too large"] + [""] * 6
+            cells = ["too large"] + [""] * 8
         else:
             cells = [
                 f"{row['temporary_bytes'] / 1e6:,.1f}",
@@ -241,7 +257,8 @@ def make_table(records: list[Record], card: str) -> Table:
                 _format("{}", row["steps"]),
                 _format("{:,.1f}", row["flops"], 1e9),
                 _format("{:,.2f}", row["bytes"], 1e9),
-                _format("{:,.2f}", row["estimated_cycles"], 1e6),
+                _format("{:,.0f}", row["cycles"], 1e3),
+                ", ".join(f"{number / 1e3:,.1f}" for number in row["loop_cycles"] or ()),
                 f"{row['compile_seconds']:.0f}",
             ]
         table.add_row(row["program"], row["form"], *cells)

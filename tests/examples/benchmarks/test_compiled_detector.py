@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.benchmarks.compiled import detector, detector_forms, targets
+from examples.benchmarks.compiled import detector, detector_forms, hlo, targets
 from examples.benchmarks.detection import make_proposals
 from examples.detection.nms import nms
 
@@ -116,13 +116,30 @@ def test_table_says_what_does_not_fit():
         "steps": None,
         "flops": 4e9,
         "bytes": 5e9,
-        "estimated_cycles": 6e6,
+        "cycles": 6e3,
+        "loop_cycles": [7e3, 80],
         "compile_seconds": 7.0,
     }
     table = detector.make_table([{**row, "refused": "no room"}, whole], "v5e")
     rows = list(zip(*(column.cells for column in table.columns), strict=True))
     assert rows[0][2] == "too large"
-    assert list(rows[1][2:]) == ["2.0", "3", "1", "", "4.0", "5.00", "6.00", "7"]
+    assert list(rows[1][2:]) == ["2.0", "3", "1", "", "4.0", "5.00", "6", "7.0, 0.1", "7"]
+
+
+def test_cycles_are_counted_by_computation():
+    text = """
+%body (p: f32[8]) -> f32[8] {
+  %a = f32[8]{0} fusion(%p), kind=kLoop, calls=%x, backend_config={"estimated_cycles":"12"}
+  ROOT %b = f32[8]{0} fusion(%a), kind=kLoop, calls=%y, backend_config={"estimated_cycles":"30"}
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %c = f32[8]{0} copy(%p), backend_config={"estimated_cycles":"5"}
+  ROOT %while = f32[8]{0} while(%c), condition=%cond, body=%body
+}
+"""
+    assert detector.count_cycles(hlo.parse(text)) == {"body": 42, "main": 5}
 
 
 @pytest.mark.compilers
@@ -135,4 +152,5 @@ def test_compilers_take_the_operations(name):
     assert record["loops"] >= 3
     # The overlaps of two blocks are at most what is written down.
     assert record["temporary_bytes"] < 1e6
-    assert (record["estimated_cycles"] is None) == (name == "h100")
+    assert (record["cycles"] is None) == (name == "h100")
+    assert (record["loop_cycles"] is None) == (name == "h100")
