@@ -30,15 +30,16 @@ class Command:
     class_names: Path | None = None
     """A text file with the name of a class on each line, without the background. By default the
     names of COCO for 91 classes, and numbers for others."""
-    norm_epsilon: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 0.0
-    """The number that batch normalization adds to variances: 0 for the weights that torchvision calls COCO_V1,
-    and 1e-5 for others."""
+    norm_epsilon: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """The number that batch normalization adds to variances. By default it is 0 for the detectors whose weights
+    torchvision calls COCO_V1 without v2 in the name, and 1e-5 for those of the name v2. Weights that you trained
+    with torchvision need 1e-5."""
 
     def check(self) -> None:
         """Raises a `UserError` for what can be known to be wrong before anything is loaded."""
         if not 0 <= self.score_threshold <= 1:
             raise SettingError(f"--score-threshold must be 0 to 1, not {self.score_threshold}")
-        if not 0 <= self.norm_epsilon < 1:
+        if self.norm_epsilon is not None and not 0 <= self.norm_epsilon < 1:
             raise SettingError(
                 f"--norm-epsilon must be 0 or a little more, not {self.norm_epsilon}"
             )

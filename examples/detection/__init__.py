@@ -69,6 +69,8 @@ def create(
     post_nms: tuple[int, int] = (2000, 1000),
     detections: int = 100,
     score_threshold: float = 0.05,
+    normalize_heads: bool = False,
+    rpn_convs: int = 1,
     norm_epsilon: float = 1e-5,
     width: int = 64,
     settings: Settings = TORCHVISION,
@@ -94,6 +96,9 @@ def create(
       post_nms: how many proposals an image keeps, in training and evaluation.
       detections: how many detections an image has at most.
       score_threshold: detections have scores above this.
+      normalize_heads: with "frozen_bn", normalize in the pyramid and the heads' convolutions too,
+        as torchvision's detectors of the name v2 do. With "gn" this is always so.
+      rpn_convs: the 3x3 convolutions of the region proposal network. Those of the name v2 have 2.
       norm_epsilon: what the backbone's normalization adds to the variance.
       width: the channels of the backbone's stem.
       settings: all other numbers. Those that are arguments here are taken from the arguments.
@@ -122,6 +127,7 @@ def create(
         "fpn_channels": fpn_channels,
         "fc_units": fc_units,
         "detections": detections,
+        "rpn_convs": rpn_convs,
     }.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
@@ -152,8 +158,9 @@ def create(
     return RCNN(
         body,
         num_classes=num_classes,
-        group_norm=norm == "gn",
+        head_norm=norm if norm == "gn" or normalize_heads else None,
         weight_standardization=weight_standardization,
+        rpn_convs=rpn_convs,
         box_head=box_head,
         masks=masks,
         fpn_channels=fpn_channels,

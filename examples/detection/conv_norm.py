@@ -1,12 +1,16 @@
 """A convolution with the normalization, if any, of a detector's FPN and heads."""
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from examples.models.layers import WSConv, kaiming_fan_out_init
+from examples.models.layers import FrozenBatchNorm, WSConv, kaiming_fan_out_init
+
+# Group normalization, batch normalization with stored statistics that never change, or neither.
+Norm = Literal["gn", "frozen_bn"] | None
 
 
 def four_convs(
@@ -21,17 +25,17 @@ def four_convs(
 
 
 class ConvNorm(nnx.Module):
-    """A convolution of stride 1 that keeps the size, and a group normalization if wanted.
+    """A convolution of stride 1 that keeps the size, and a normalization if wanted.
 
     Without normalization the convolution has a bias. Group normalization has 32 groups as in
-    the paper, or fewer in a narrow net, where each group keeps at least two channels. Its
-    epsilon is 1e-5.
+    the paper, or fewer in a narrow net, where each group keeps at least two channels. The
+    epsilon of both kinds is 1e-5.
 
     Args:
       in_features: the channels of the input.
       out_features: the channels of the output.
       kernel_size: the height and width of the kernel, an odd number.
-      group_norm: normalize the output.
+      norm: how the output is normalized.
       weight_standardization: standardize the kernel, as `examples.models.layers.WSConv` does.
       kernel_init: initializes the kernel.
       dtype: the dtype of the computation; None is that of the input and the parameters.
@@ -44,7 +48,7 @@ class ConvNorm(nnx.Module):
         out_features: int,
         kernel_size: int,
         *,
-        group_norm: bool,
+        norm: Norm,
         weight_standardization: bool,
         kernel_init: nnx.Initializer,
         dtype: DTypeLike | None,
@@ -55,23 +59,12 @@ class ConvNorm(nnx.Module):
             out_features,
             (kernel_size, kernel_size),
             padding=kernel_size // 2,
-            use_bias=not group_norm,
+            use_bias=norm is None,
             kernel_init=kernel_init,
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = (
-            nnx.GroupNorm(
-                out_features,
-                num_groups=min(32, out_features // 2),
-                epsilon=1e-5,
-                use_fast_variance=False,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            if group_norm
-            else None
-        )
+        self.norm = _make_norm(norm, out_features, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (..., H, W, out_features) of (..., H, W, in_features)."""
@@ -80,3 +73,16 @@ class ConvNorm(nnx.Module):
             return y
         # Normalization takes all axes but the first to be of one image.
         return self.norm(y.reshape(-1, *y.shape[-3:])).reshape(y.shape)
+
+
+def _make_norm(norm: Norm, features: int, **options: Any) -> nnx.GroupNorm | FrozenBatchNorm | None:
+    match norm:
+        case "gn":
+            groups = min(32, features // 2)
+            return nnx.GroupNorm(
+                features, num_groups=groups, epsilon=1e-5, use_fast_variance=False, **options
+            )
+        case "frozen_bn":
+            return FrozenBatchNorm(features, epsilon=1e-5, **options)
+        case None:
+            return None

@@ -17,7 +17,13 @@ from examples.models.pretrained import (
     to_flax_layout,
 )
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 # Names in the first form of the state dicts, in which torchvision publishes its weights, and in
 # the second, which its code has today.
 _OLD_NAMES = (
@@ -28,6 +34,7 @@ _OLD_NAMES = (
     (r"roi_heads\.mask_head\.mask_fcn3\.(weight|bias)", r"roi_heads.mask_head.2.0.\1"),
     (r"roi_heads\.mask_head\.mask_fcn4\.(weight|bias)", r"roi_heads.mask_head.3.0.\1"),
 )
+_RPN_CONV = r"rpn\.head\.conv\.\d+\.0\.weight$"
 # So many keys of each kind are listed in an error. A detector has hundreds.
 _LISTED = 5
 
@@ -70,15 +77,17 @@ def load_backbone(model: RCNN, state: Mapping[str, Any]) -> None:
 
 
 def create_from_state(
-    state: Mapping[str, Any], *, norm_epsilon: float, score_threshold: float
+    state: Mapping[str, Any], *, norm_epsilon: float | None = None, score_threshold: float
 ) -> RCNN:
     """Makes the detector of torchvision to which weights belong, and puts them into it.
 
     Args:
       state: the weights, as in `load_torch_state`. Their names and shapes tell which ResNet or
-        ResNeXt the backbone is, its normalization, the kind of the box head, whether there is a
-        mask head, and the number of classes.
-      norm_epsilon, score_threshold: as in `examples.detection.create`.
+        ResNeXt the backbone is, its normalization and that of the heads, the kind of the box head,
+        whether there is a mask head, and the number of classes.
+      norm_epsilon: as in `examples.detection.create`. By default it is what torchvision adds: 0 in
+        its first detectors, and 1e-5 in those of the name v2, whose heads are normalized.
+      score_threshold: as in `examples.detection.create`.
 
     Raises:
       WeightsError: the weights are not those of such a detector.
@@ -91,13 +100,16 @@ def create_from_state(
         if key not in state:
             raise WeightsError(
                 f"these are not the weights of a Faster or Mask R-CNN of torchvision: {key} is "
-                "missing"
+                "missing. Their backbone must be a ResNet or a ResNeXt, with a feature pyramid"
             )
     pyramid, classifier = (state[key].shape for key in needed)
     if len(pyramid) != 4 or len(classifier) != 2:
         raise WeightsError(f"{needed[0]} or {needed[1]} has another shape than in torchvision")
     norm = "frozen_bn" if "backbone.body.bn1.running_mean" in state else "gn"
     width = state["backbone.body.conv1.weight"].shape[0]
+    normalize_heads = "backbone.fpn.layer_blocks.0.1.running_mean" in state
+    if norm_epsilon is None:
+        norm_epsilon = 1e-5 if normalize_heads else 0.0
     try:
         model = nnx.eval_shape(
             lambda: detection.create(
@@ -109,6 +121,8 @@ def create_from_state(
                 fpn_channels=pyramid[0],
                 fc_units=classifier[1],
                 score_threshold=score_threshold,
+                normalize_heads=normalize_heads,
+                rpn_convs=max(1, sum(bool(re.match(_RPN_CONV, key)) for key in state)),
                 norm_epsilon=norm_epsilon,
                 width=width,
                 rngs=nnx.Rngs(0),
@@ -213,8 +227,8 @@ def _torch_key(path: tuple[Any, ...]) -> str:
     match modules:
         case ["fpn", blocks, i, layer]:
             module = f"backbone.fpn.{blocks}.{i}.{_UNIT[layer]}"
-        case ["rpn", "conv"]:
-            module = "rpn.head.conv.0.0"
+        case ["rpn", "convs", i]:
+            module = f"rpn.head.conv.{i}.0"
         case ["rpn", layer]:
             module = f"rpn.head.{layer}"
         case [("box_head" | "mask_head") as head, "convs", i, layer]:

@@ -20,7 +20,7 @@ from examples.detection.box_head import (
     sample_rois,
     select_detections,
 )
-from examples.detection.conv_norm import ConvNorm
+from examples.detection.conv_norm import ConvNorm, Norm
 from examples.detection.fpn import FPN
 from examples.detection.losses import fastrcnn_loss, maskrcnn_loss, rpn_loss
 from examples.detection.mask_head import MaskHead, select_masks
@@ -60,8 +60,10 @@ class RCNN(nnx.Module):
     Args:
       backbone: the net of whose stages the pyramid is built.
       num_classes: the number of classes, with the background as class 0.
-      group_norm: normalize in the pyramid, the convolutions of the box head and the mask head.
+      head_norm: the normalization in the pyramid and in the convolutions of the box head and the
+        mask head, if any.
       weight_standardization: standardize the kernels of these convolutions.
+      rpn_convs: the number of 3x3 convolutions of the region proposal network.
       box_head: two linear layers, or four convolutions and one linear layer.
       masks: whether there is a mask head.
       fpn_channels: the channels of the pyramid and of the heads' convolutions.
@@ -76,8 +78,9 @@ class RCNN(nnx.Module):
         backbone: ResNet,
         *,
         num_classes: int,
-        group_norm: bool,
+        head_norm: Norm,
         weight_standardization: bool,
+        rpn_convs: int,
         box_head: Literal["2fc", "4conv1fc"],
         masks: bool,
         fpn_channels: int,
@@ -88,7 +91,7 @@ class RCNN(nnx.Module):
     ):
         conv = functools.partial(
             ConvNorm,
-            group_norm=group_norm,
+            norm=head_norm,
             weight_standardization=weight_standardization,
             dtype=dtype,
         )
@@ -96,7 +99,8 @@ class RCNN(nnx.Module):
         self.num_classes = num_classes
         self.backbone = backbone
         self.fpn = FPN(backbone.stage_features, fpn_channels, conv=conv, rngs=rngs)
-        self.rpn = RPNHead(fpn_channels, len(settings.aspect_ratios), dtype=dtype, rngs=rngs)
+        anchors = len(settings.aspect_ratios)
+        self.rpn = RPNHead(fpn_channels, anchors, convs=rpn_convs, dtype=dtype, rngs=rngs)
         shape = (fpn_channels, BOX_POOL, fc_units)
         if box_head == "2fc":
             self.box_head = TwoFC(*shape, dtype=dtype, rngs=rngs)

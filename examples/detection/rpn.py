@@ -30,11 +30,20 @@ class RPNHead(nnx.Module):
     Args:
       features: the channels of the pyramid.
       num_anchors: the number of anchors of a cell.
+      convs: the number of 3x3 convolutions before the two that predict.
       dtype: the dtype of the computation; None is that of the input and the parameters.
       rngs: the seed of the parameters.
     """
 
-    def __init__(self, features: int, num_anchors: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        features: int,
+        num_anchors: int,
+        *,
+        convs: int = 1,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
         def conv(outputs: int, size: int) -> nnx.Conv:
             return nnx.Conv(
                 features,
@@ -46,7 +55,7 @@ class RPNHead(nnx.Module):
                 rngs=rngs,
             )
 
-        self.conv = conv(features, 3)
+        self.convs = nnx.List([conv(features, 3) for _ in range(convs)])
         self.cls_logits = conv(num_anchors, 1)
         self.bbox_pred = conv(4 * num_anchors, 1)
 
@@ -62,7 +71,9 @@ class RPNHead(nnx.Module):
         """
         logits, codes = [], []
         for level in pyramid:
-            x = nnx.relu(self.conv(level))
+            x = level
+            for conv in self.convs:
+                x = nnx.relu(conv(x))
             logits.append(self.cls_logits(x).reshape(x.shape[0], -1))
             codes.append(self.bbox_pred(x).reshape(x.shape[0], -1, 4))
         dtype = jnp.promote_types(logits[0].dtype, jnp.float32)

@@ -55,6 +55,8 @@ def make_net(name: str) -> detection.RCNN:
             norm=config["norm"],
             box_head=config["head"],
             masks=config["masks"],
+            normalize_heads=config.get("normalize_heads", False),
+            rpn_convs=config.get("rpn_convs", 1),
             fpn_channels=config["fpn"],
             fc_units=config["fc"],
             anchor_scale=config["anchor_scale"],

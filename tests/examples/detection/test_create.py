@@ -86,7 +86,7 @@ def test_bad_images(images, sizes, message):
 
 
 def test_normalized_head_treats_each_region_by_itself():
-    conv = functools.partial(ConvNorm, group_norm=True, weight_standardization=True, dtype=None)
+    conv = functools.partial(ConvNorm, norm="gn", weight_standardization=True, dtype=None)
     head = FourConvOneFC(4, 7, 5, conv=conv, dtype=None, rngs=nnx.Rngs(0))
     regions = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 7, 7, 4)), jnp.float32)
     whole = head(regions)

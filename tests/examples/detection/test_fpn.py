@@ -17,7 +17,7 @@ REFERENCE = NETS["op_fpn"]
 
 @functools.cache
 def make_fpn():
-    conv = functools.partial(ConvNorm, group_norm=False, weight_standardization=False, dtype=None)
+    conv = functools.partial(ConvNorm, norm=None, weight_standardization=False, dtype=None)
     fpn = FPN([8, 16, 32, 64], 16, conv=conv, rngs=nnx.Rngs(0))
     for key, *rest in REFERENCE["keys"]:
         blocks, i, _, leaf = key.split(".")
@@ -56,7 +56,7 @@ def test_one_pixel_has_a_pyramid():
 
 
 def test_normalized_pyramid_has_no_bias_and_keeps_two_channels_in_a_group():
-    conv = functools.partial(ConvNorm, group_norm=True, weight_standardization=True, dtype=None)
+    conv = functools.partial(ConvNorm, norm="gn", weight_standardization=True, dtype=None)
     block = conv(4, 12, 3, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
     assert block.conv.bias is None
     assert block.norm is not None

@@ -97,6 +97,7 @@ def test_proposals_and_box_head_equal_torchvisions(name):
     close(codes.reshape(120, -1), expected["eval/box_deltas"])
 
 
+@pytest.mark.parametrize("name", [*NAMES, "maskrcnn_r18_v2"])
 def test_detections_equal_torchvisions(name):
     expected, found = load_arrays(name), evaluate(name)["detections"]
     _, sizes = make_images(name)
@@ -272,6 +273,25 @@ def test_losses_and_gradients_are_finite_for_any_objects(boxes, valid):
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert parts["loss_objectness"] > 0
     assert len(traces) == 1
+
+
+def test_a_step_is_traced_once_for_each_bucket_whatever_its_images_hold():
+    graph, state = nnx.split(make_tiny())
+    traces = []
+
+    @jax.jit
+    def compute(state, batch, key):
+        traces.append(batch["image"].shape[1:3])
+        return nnx.merge(graph, state, copy=True).losses(batch, key)
+
+    buckets = ((64, 96), (96, 64))
+    for height, width in buckets * 2:
+        for valid in ([True] * 3, [False] * 3):
+            batch = make_tiny_batch([GOOD] * 2, [valid] * 2)
+            batch["image"] = np.zeros((2, height, width, 3), np.float32)
+            batch["size"] = np.array([[height, width], [height - 9, width - 20]])
+            compute.eval_shape(state, batch, jax.random.key(len(traces)))
+    assert traces == list(buckets)
 
 
 def test_objects_without_area_are_no_objects():
