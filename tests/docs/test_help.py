@@ -18,6 +18,7 @@ SLOW_TO_IMPORT = {
     "sklearn",
 }
 PROGRAMS = [
+    "examples.benchmarks.compiled",
     "examples.benchmarks.training_loop",
     "examples.detect",
     "examples.experiments.run",

@@ -31,7 +31,7 @@ from rich.table import Table
 
 import optax_gc
 from examples import detection
-from examples.benchmarks.compiled import detector_forms, hlo, targets
+from examples.benchmarks.compiled import cards, detector_forms, hlo, targets
 from examples.benchmarks.detection import HEIGHT, MAPS, WIDTH, make_proposals
 from examples.training.provenance import commit
 
@@ -157,7 +157,7 @@ def make_programs(images: int) -> dict[tuple[str, str], Callable[[], Program]]:
     return made
 
 
-def compile_program(program: Program, card: targets.Card) -> Record:
+def compile_program(program: Program, card: cards.Card) -> Record:
     """Compiles a program for a card, and returns what the compiler says of it.
 
     Where the compiler refuses a program, for lack of memory, the record says so.
@@ -226,11 +226,11 @@ class Config:
 
     def __post_init__(self):
         for name in self.cards:
-            targets.find_card(name)
+            cards.find_card(name)
         if self.images < 1:
             raise ValueError(f"--images must be at least 1, not {self.images}")
         if not self.cards:
-            raise ValueError(f"--cards needs at least one of {', '.join(targets.CARDS)}")
+            raise ValueError(f"--cards needs at least one of {', '.join(cards.CARDS)}")
         if not any(self.only in name for name, _ in make_programs(self.images)):
             names = dict.fromkeys(name for name, _ in make_programs(self.images))
             raise ValueError(f"--only {self.only}: there are {', '.join(names)}")
@@ -281,7 +281,7 @@ def run(config: Config, console: Console) -> list[Record]:
     if config.out.exists():
         records = [json.loads(line) for line in config.out.read_text().splitlines()]
     done = {(row["card"], row["program"], row["form"]) for row in records}
-    for card in map(targets.find_card, config.cards):
+    for card in map(cards.find_card, config.cards):
         compiler = "libtpu" if card.platform == "tpu" else "jax-cuda13-pjrt"
         versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", compiler)}
         for (name, form), make in make_programs(config.images).items():
@@ -301,7 +301,7 @@ def main(config: Config) -> None:
     # The steps of NMS are counted on the CPU, before the compilers are asked.
     jax.config.update("jax_platforms", "cpu")
     for card in config.cards:
-        if missing := targets.find_missing(targets.CARDS[card]):
+        if missing := targets.find_missing(cards.CARDS[card]):
             sys.exit(missing)
     records = run(config, Console())
     for card in config.cards:

@@ -96,13 +96,6 @@ def test_of_an_operand_that_is_sliced_in_a_fusion_the_slice_counts():
     assert less == 4 * (8 * 4 - 4)
 
 
-def test_help_does_not_wait_for_jax():
-    command = (
-        "import sys; import examples.benchmarks.compiled.__main__; sys.exit('jax' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", command], check=True)
-
-
 def test_the_names_are_those_that_can_be_made():
     assert tuple(llama.SIZES) == names.TRANSFORMERS
     assert set(names.NETS) <= set(trees.NETS)

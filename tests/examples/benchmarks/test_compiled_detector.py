@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.benchmarks.compiled import detector, detector_forms, hlo, targets
+from examples.benchmarks.compiled import cards, detector, detector_forms, hlo
 from examples.benchmarks.detection import make_proposals
 from examples.detection.nms import nms
 
@@ -145,7 +145,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 @pytest.mark.compilers
 @pytest.mark.parametrize("name", ["v5e", "h100"])
 def test_compilers_take_the_operations(name):
-    card = targets.find_card(name)
+    card = cards.find_card(name)
     program = detector.make_nms(detector_forms.nms_in_blocks, 1)
     record = detector.compile_program(program, card)
     assert record["refused"] is None
