@@ -1,6 +1,5 @@
 """Optimizer updates with and without GC: compiled, counted and timed side by side."""
 
-import difflib
 import math
 import os
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 from scipy import stats
 
+from examples.benchmarks import flags
 from examples.benchmarks.trees import Tree
 
 OPTIMIZERS = {
@@ -27,7 +27,6 @@ OPTIMIZERS = {
 # need both moments. That is 10. AdamW's decay needs the weights, which are read anyway, so it is 10
 # too. GC reads the gradient once more for the means. The subtraction needs no read of its own.
 BOUNDS = {"sgdm": 7 / 6, "adam": 11 / 10, "adamw": 11 / 10}
-MIN_ROUNDS = 6  # fewer samples have no 95 % interval of the median
 _SAMPLE_SECONDS = 0.01  # shorter calls are repeated, because any call takes about 0.1 ms
 
 
@@ -91,9 +90,7 @@ def optimizer(name: str) -> optax.GradientTransformation:
     Raises:
       ValueError: an unknown name. The message lists the known ones, with the nearest first.
     """
-    if name not in OPTIMIZERS:
-        nearest = difflib.get_close_matches(name, OPTIMIZERS, n=len(OPTIMIZERS), cutoff=0.0)
-        raise ValueError(f"no optimizer is called {name!r}; there are {', '.join(nearest)}")
+    flags.check_optimizer(name)
     return OPTIMIZERS[name]
 
 
@@ -226,14 +223,14 @@ def interleave(
 ) -> dict[str, np.ndarray]:
     """Times each sample once a round, in a new random order, so that all meet the same load.
 
-    After `seconds` no further round starts, once there have been `MIN_ROUNDS`.
+    After `seconds` no further round starts, once there have been `flags.MIN_ROUNDS`.
     """
     rng = np.random.default_rng(0)
     names = list(samples)
     times = {name: [] for name in names}
     begin = time.perf_counter()
     for done in range(rounds):
-        if done >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
+        if done >= flags.MIN_ROUNDS and time.perf_counter() - begin > seconds:
             break
         for i in rng.permutation(len(names)):
             start = time.perf_counter()
@@ -247,7 +244,9 @@ def paired_ratio(times: np.ndarray, base: np.ndarray) -> Ratio:
     ratios = np.sort(times / base)
     lowest = int(stats.binom.ppf(0.025, len(ratios), 0.5)) - 1
     if lowest < 0:
-        raise ValueError(f"an interval of the median needs {MIN_ROUNDS} rounds, not {len(ratios)}")
+        raise ValueError(
+            f"an interval of the median needs {flags.MIN_ROUNDS} rounds, not {len(ratios)}"
+        )
     lower, median, upper = np.percentile(ratios, (25, 50, 75)).tolist()
     return Ratio(
         median, (lower, upper), (float(ratios[lowest]), float(ratios[len(ratios) - 1 - lowest]))

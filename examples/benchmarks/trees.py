@@ -1,6 +1,5 @@
 """The parameter trees on which the cost of GC is measured. They are only shapes, without arrays."""
 
-import difflib
 import math
 from typing import Any, NamedTuple
 
@@ -10,32 +9,8 @@ import optax
 from flax import nnx
 
 from examples import models
-from examples.benchmarks import vit
+from examples.benchmarks import flags, vit
 from optax_gc import centralize, kernel_axes, nnx_kernel_axes
-
-_NETS = (
-    "resnet20",
-    "resnet18",
-    "resnet50",
-    "resnet101",
-    "resnext101_64x4d",
-    "densenet121",
-    "vgg11",
-)
-# The numbers of parameters and leaves. One series varies the parameters, the other the leaves.
-_SYNTHETIC = {
-    "1e5x100": (1e5, 100),
-    "1e6x100": (1e6, 100),
-    "1e7x100": (1e7, 100),
-    "1e8x100": (1e8, 100),
-    "1e9x100": (1e9, 100),
-    "1e7x10": (1e7, 10),
-    "1e7x400": (1e7, 400),
-    "1e7x2000": (1e7, 2000),
-}
-
-NETS = (*_NETS, "vit_b16")
-NAMES = (*NETS, *_SYNTHETIC)
 
 
 class Tree(NamedTuple):
@@ -71,19 +46,8 @@ class Tree(NamedTuple):
         return self.parameters < 5e8
 
 
-def check(name: str) -> None:
-    """Checks a name.
-
-    Raises:
-      ValueError: an unknown name. The message lists the known ones, with the nearest first.
-    """
-    if name not in NAMES:
-        nearest = difflib.get_close_matches(name, NAMES, n=len(NAMES), cutoff=0.0)
-        raise ValueError(f"no tree is called {name!r}; there are {', '.join(nearest)}")
-
-
 def create(name: str) -> Tree:
-    """Makes one of `NAMES`.
+    """Makes one of `flags.TREES`.
 
     The nets are those of torchvision for 1000 classes, except ResNet-20, which is the CIFAR net for 10
     classes. ``vit_b16`` is a transformer of 12 layers. ``1e7x400`` has 400 square dense kernels with
@@ -92,21 +56,21 @@ def create(name: str) -> Tree:
     Raises:
       ValueError: an unknown name. The message lists the known ones, with the nearest first.
     """
-    check(name)
-    if name in _NETS:
-        stem, classes = ("cifar", 10) if name == "resnet20" else ("imagenet", 1000)
-        model = nnx.eval_shape(
-            lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0))
-        )
-        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return Tree(name, params, kernel_axes(params), centralize())
+    flags.check_tree(name)
     if name == "vit_b16":
         model = nnx.eval_shape(lambda: vit.ViT(rngs=nnx.Rngs(0)))
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
         # The axes cannot be inferred from shapes, because attention keeps its heads as an axis.
         axes = nnx_kernel_axes(model)(params)
         return Tree(name, params, axes, centralize(axes))
-    parameters, leaves = _SYNTHETIC[name]
+    if name in flags.NETS:
+        stem, classes = ("cifar", 10) if name == "resnet20" else ("imagenet", 1000)
+        model = nnx.eval_shape(
+            lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0))
+        )
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return Tree(name, params, kernel_axes(params), centralize())
+    parameters, leaves = flags.SYNTHETIC[name]
     # A multiple of 8, so that eight devices can share a kernel.
     side = 8 * round((parameters / leaves) ** 0.5 / 8)
     params = {f"layer{i:04}": {"kernel": _shape(side, side)} for i in range(leaves)}

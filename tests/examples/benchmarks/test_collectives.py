@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from examples.benchmarks import collectives, trees
+from examples.benchmarks import sharded_updates, trees
 from optax_gc import centralize
 
 TEXT = """
@@ -18,8 +18,8 @@ TEXT = """
 
 
 def test_collectives_are_counted_in_number_and_bytes():
-    assert collectives.count_collectives(TEXT) == (2, 64 * 4 + 6 * 2 + 4 + 32 * 4)
-    assert collectives.count_collectives("%add.1 = f32[8]{0} add(%a, %b)") == (0, 0)
+    assert sharded_updates.count_collectives(TEXT) == (2, 64 * 4 + 6 * 2 + 4 + 32 * 4)
+    assert sharded_updates.count_collectives("%add.1 = f32[8]{0} add(%a, %b)") == (0, 0)
 
 
 @pytest.mark.eight_devices
@@ -33,13 +33,13 @@ def test_collectives_are_counted_in_number_and_bytes():
 )
 def test_layouts_split_the_largest_axis_that_the_devices_divide(layout, query, out, stem):
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    vit = collectives.shard(trees.create("vit_b16"), layout, mesh)
+    vit = sharded_updates.shard(trees.create("vit_b16"), layout, mesh)
     attention = vit["blocks"][0]["attention"]
     assert attention["query"]["kernel"].sharding.spec == P(*query)
     assert attention["out"]["kernel"].sharding.spec == P(*out)
     assert attention["query"]["bias"].sharding.spec == P(None, None)
     # The inputs are 7x7x3, and 8 divides none of these axes.
-    net = collectives.shard(trees.create("resnet18"), layout, mesh)
+    net = sharded_updates.shard(trees.create("resnet18"), layout, mesh)
     (conv,) = [leaf for leaf in jax.tree.leaves(net) if leaf.shape == (7, 7, 3, 64)]
     assert conv.sharding.spec == P(*stem)
 
@@ -49,7 +49,7 @@ def test_the_larger_of_two_axes_is_split():
     kernel = jax.ShapeDtypeStruct((8, 64, 5), np.float32)
     tree = trees.Tree("pair", {"kernel": kernel}, {"kernel": (0, 1)}, centralize())
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    sharded = collectives.shard(tree, "fsdp", mesh)["kernel"]
+    sharded = sharded_updates.shard(tree, "fsdp", mesh)["kernel"]
     assert sharded.sharding.spec == P(None, "devices", None)
 
 
@@ -58,10 +58,10 @@ def test_the_larger_of_two_axes_is_split():
 def test_the_means_travel_once_and_only_under_fsdp(optimizer):
     found = {
         (record["layout"], record["arm"]): (record["collectives"], record["bytes"])
-        for record in collectives.records("1e7x10", optimizer)
+        for record in sharded_updates.records("1e7x10", optimizer)
     }
     means = trees.create("1e7x10").means_bytes
-    for layout in collectives.LAYOUTS:
+    for layout in sharded_updates.LAYOUTS:
         assert found[layout, "none"] == (0, 0)
         assert found[layout, "ours"] == ((1, means) if layout == "fsdp" else (0, 0))
     # It averages over outputs: of these kernels it needs every device where ours needs none.

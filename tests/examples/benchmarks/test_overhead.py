@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from matplotlib.figure import Figure
 
-from examples.benchmarks import measure, overhead, report, step, trees
+from examples.benchmarks import flags, measure, overhead, overhead_records, report, step, trees
 from optax_gc import nnx_kernel_axes
 
 ROOT = Path(__file__).parents[3]
@@ -140,14 +140,14 @@ def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
 
     monkeypatch.setattr(measure, "available_bytes", lambda: 1000)
     monkeypatch.setattr(measure, "time_updates", allocate)
-    monkeypatch.setattr(overhead.step, "time_steps", allocate)
-    monkeypatch.setitem(overhead.step.NETS, "resnet20", SMALL)
-    rows = list(overhead.measure_update("1e7x10", "adam", 6, 0.0))
+    monkeypatch.setattr(step, "time_steps", allocate)
+    monkeypatch.setitem(step.NETS, "resnet20", SMALL)
+    rows = list(overhead_records.measure_update("1e7x10", "adam", 6, 0.0))
     for row in rows:
         assert row["not_timed"] == "0.176 GB are needed, 1e-06 GB are free"
         assert "ratio" not in row
     assert rows[1]["bytes_ratio"] == pytest.approx(1.1, rel=0.001)
-    steps = list(overhead.measure_step("resnet20", "sgdm", 2, 6, 0.0))
+    steps = list(overhead_records.measure_step("resnet20", "sgdm", 2, 6, 0.0))
     assert [row["not_timed"].split(", ")[1] for row in steps] == ["1e-06 GB are free"]
     titles = [table.title for table in report.make_tables(rows + steps)]
     assert titles == ["Update step, time", "Update step, counted"]
@@ -156,8 +156,13 @@ def test_too_little_memory_is_noticed_before_anything_is_allocated(monkeypatch):
 
 def test_every_tree_and_optimizer_is_measured_by_default():
     config = overhead.Config()
-    assert config.trees == trees.NAMES
+    assert config.trees == flags.TREES
     assert config.optimizers == ("sgdm", "adam", "adamw")
+
+
+def test_the_flags_accept_what_can_be_measured():
+    assert tuple(measure.OPTIMIZERS) == tuple(measure.BOUNDS) == flags.OPTIMIZERS
+    assert tuple(step.NETS) == flags.STEP_NETS
 
 
 @pytest.mark.parametrize(
@@ -198,4 +203,4 @@ def test_an_unknown_tree_is_refused_before_any_work(tmp_path):
 
 def test_a_failure_of_the_process_with_eight_devices_is_reported():
     with pytest.raises(subprocess.CalledProcessError, match="resnet19"):
-        list(overhead.measure_collectives(("resnet19",), "sgdm"))
+        list(overhead_records.measure_collectives(("resnet19",), "sgdm"))

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from examples.benchmarks import trees
+from examples.benchmarks import flags, trees
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_the_nets_have_their_published_numbers_of_parameters(name, parameters):
     assert trees.create(name).parameters == parameters
 
 
-@pytest.mark.parametrize("name", [name for name in trees.NAMES if name not in trees.NETS])
+@pytest.mark.parametrize("name", flags.SYNTHETIC)
 def test_synthetic_trees_have_the_size_of_their_name(name):
     parameters, leaves = name.split("x")
     tree = trees.create(name)
@@ -56,4 +56,4 @@ def test_the_transformer_knows_the_inputs_of_its_attention():
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="no tree is called 'resnet5'; there are resnet50") as info:
         trees.create("resnet5")
-    assert all(name in str(info.value) for name in trees.NAMES)
+    assert all(name in str(info.value) for name in flags.TREES)
