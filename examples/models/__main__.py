@@ -6,22 +6,23 @@ tables of multiply-accumulates (MACs) show about half. Work on padding is not co
 
 import argparse
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
 from examples import models
 
 # What the paper trains each form on: ImageNet's and CIFAR-100's images and classes.
 _SIZES = {"imagenet": (224, 1000), "cifar": (32, 100)}
 
 
-def count(name: str, stem: models.Stem) -> tuple[int, float]:
+def count(name: str, stem: "models.Stem") -> tuple[int, float]:
     """Counts a network's parameters and the FLOPs of its forward pass on one image.
 
     The FLOPs are XLA's count for the whole program, before it is compiled; no array is made.
     ``nnx.tabulate(compute_flops=True)`` would compile every layer of every network.
     """
+    # These take seconds, which the help of the program can do without.
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
     size, classes = _SIZES[stem]
     model = nnx.eval_shape(
         lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""The nets of the paper in Flax NNX. With the same weights they equal PyTorch's."""
+"""Makes each net by its name."""
 
 import difflib
 from collections.abc import Callable
