@@ -14,27 +14,15 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import tyro
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from examples import models
-from examples.benchmarks import trees
-from examples.benchmarks.compiled import hlo, layouts, llama, report, targets
 from examples.benchmarks.compiled.cards import CARDS, Card, find_card
-from examples.benchmarks.trees import Tree
 
 Record = dict[str, Any]
 
@@ -63,96 +51,6 @@ class Config:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: at least 2 is needed")
         if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
             raise ValueError(f"--out {self.out}: no file can be written there")
-
-
-class Step(NamedTuple):
-    """A forward and backward pass, the chips that share it, and the bytes of a chip's gradients."""
-
-    name: str
-    chips: int
-    gradient_bytes: float
-    count_flops: Callable[[], float]
-    count_traffic: Callable[[Card], float]
-
-
-def count_flops(function: Callable, *args: Any) -> float:
-    """Returns the FLOPs of a function, as XLA counts them before it optimizes."""
-    cost = jax.jit(function).lower(*args).cost_analysis()
-    if cost is None:
-        raise RuntimeError("this version of JAX counts no FLOPs")
-    return cost["flops"]
-
-
-def count_traffic(function: Callable, *args: Any, **options: Any) -> int:
-    """Returns the bytes that a chip reads and writes, as the compiler of the arguments' devices does."""
-    compiled = jax.jit(function, **options).lower(*args).compile()
-    return hlo.count_traffic(hlo.parse(str(compiled.as_text())))
-
-
-def create_resnet(images: int) -> tuple[Callable, tuple[Any, ...]]:
-    """Returns the gradient of ResNet-50 in bfloat16 as a function, and its arguments as shapes."""
-    model = nnx.eval_shape(
-        lambda: models.create("resnet50", num_classes=1000, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    )
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    def loss(params, rest, images, labels):
-        model = nnx.merge(graph, params, rest, copy=True)
-        scores = model(images).astype(jnp.float32)
-        losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-        return losses.mean(), nnx.state(model, nnx.Not(nnx.Param))
-
-    inputs = (
-        jax.ShapeDtypeStruct((images, 224, 224, 3), jnp.bfloat16),
-        jax.ShapeDtypeStruct((images,), jnp.int32),
-    )
-    return jax.grad(loss, has_aux=True), (params, rest, *inputs)
-
-
-def count_resnet_flops(images: int) -> float:
-    """FLOPs of forward and backward of ResNet-50."""
-    gradient, args = create_resnet(images)
-    return count_flops(gradient, *args)
-
-
-def count_resnet_traffic(card: Card, images: int) -> float:
-    """Bytes that forward and backward of ResNet-50 read and write on one chip."""
-    gradient, args = create_resnet(images)
-    whole = NamedSharding(Mesh(np.array(targets.describe_devices(card, 1)), ("data",)), P())
-    on_card = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), args
-    )
-    return count_traffic(gradient, *on_card)
-
-
-def count_llama_flops(length: int) -> float:
-    """FLOPs of forward and backward of Llama 2 7B on one sequence. Layers run forward twice."""
-    gradient = jax.grad(llama.compute_loss)
-    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    return count_layers(
-        lambda tree: count_flops(gradient, llama.unstack(tree.params), tokens),
-    )
-
-
-def count_llama_traffic(card: Card, length: int) -> float:
-    """Bytes that each of 256 chips reads and writes, which split all kernels (fsdp) and have a sequence each."""
-    gradient, chips = jax.grad(llama.compute_loss), 256
-    devices = targets.describe_devices(card, chips)
-
-    def count(tree):
-        params = llama.unstack(layouts.shard(tree, *layouts.split(tree, "fsdp", chips), devices))
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
-        rows = NamedSharding(jax.tree.leaves(shardings)[0].mesh, P("fsdp"))
-        tokens = jax.ShapeDtypeStruct((chips, length), jnp.int32, sharding=rows)
-        return count_traffic(gradient, params, tokens, out_shardings=shardings)
-
-    return count_layers(count)
-
-
-def count_layers(count: Callable[[Tree], float]) -> float:
-    """Counts Llama 2 7B with one and with two layers. The others are as many times the difference."""
-    one, two = (count(llama.create("llama_7g", layers)) for layers in (1, 2))
-    return one + (llama.SIZES["llama_7g"].layers - 1) * (two - one)
 
 
 def bound(card: Card, flops: float, traffic: float, gradient_bytes: float) -> Record:
@@ -193,6 +91,11 @@ def make_table(records: list[Record]) -> Table:
 
 
 def main(config: Config) -> None:
+    # These take seconds, which the help of the program can do without.
+    import jax
+
+    from examples.benchmarks.compiled import report, steps, targets
+
     chosen = [find_card(name) for name in config.cards]
     for card in chosen:
         if missing := targets.find_missing(card):
@@ -205,21 +108,9 @@ def main(config: Config) -> None:
     done = {(record["card"], record["step"]) for record in records}
     config.out.write_text("".join(json.dumps(record) + "\n" for record in records))
     console = Console(width=160)
-    resnet, transformer = trees.create("resnet50"), llama.create("llama_7g")
-    steps = (
-        Step(
-            *(f"ResNet-50, {config.images} images", 1, 4 * resnet.parameters),
-            lambda: count_resnet_flops(config.images),
-            lambda card: count_resnet_traffic(card, config.images),
-        ),
-        Step(
-            *(f"Llama 2 7B, {config.length} tokens a chip", 256, 4 * transformer.parameters / 256),
-            lambda: count_llama_flops(config.length),
-            lambda card: count_llama_traffic(card, config.length),
-        ),
-    )
+    chosen_steps = steps.create_steps(config.images, config.length)
     with config.out.open("a") as file:
-        for step, card in itertools.product(steps, chosen):
+        for step, card in itertools.product(chosen_steps, chosen):
             if (card.name, step.name) in done:
                 continue
             console.print(f"compiling for {card.name}: {step.name}", highlight=False)

@@ -15,17 +15,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich.console import Console
 
-from examples.benchmarks import trees
+from examples.benchmarks import flags, trees
 from examples.benchmarks.compiled import (
     cards,
-    forms,
     hlo,
     layouts,
     llama,
+    mean_forms,
     names,
     report,
     roofline,
     run,
+    steps,
     targets,
     update,
 )
@@ -98,7 +99,7 @@ def test_of_an_operand_that_is_sliced_in_a_fusion_the_slice_counts():
 
 def test_the_names_are_those_that_can_be_made():
     assert tuple(llama.SIZES) == names.TRANSFORMERS
-    assert set(names.NETS) <= set(trees.NETS)
+    assert set(names.NETS) <= set(flags.NETS)
     assert set(update.make_arms(llama.create("llama_1g"))) == set(names.ARMS)
 
 
@@ -358,7 +359,7 @@ def test_only_what_gc_adds_counts_among_collectives():
     assert report.describe_collectives(none, {"collectives": [more]}) == "1 (5 B, fsdp)"
 
 
-@pytest.mark.parametrize("name", [name for name, (form, _) in forms.FORMS.items() if form])
+@pytest.mark.parametrize("name", [name for name, (form, _) in mean_forms.FORMS.items() if form])
 def test_other_forms_of_the_means_are_the_same_function(name):
     rng = np.random.default_rng(0)
     shapes = [(3, 3, 4, 8), (3, 3, 4, 8), (36, 5), (1, 1, 36, 8)]
@@ -366,7 +367,7 @@ def test_other_forms_of_the_means_are_the_same_function(name):
     grads = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, "float32"), arrays)
     axes = jax.tree.map(lambda leaf: tuple(range(leaf.ndim - 1)), grads)
     tree = trees.Tree("some", grads, axes, centralize())
-    tx = forms.make_transform(tree, forms.FORMS[name][0])
+    tx = mean_forms.make_transform(tree, mean_forms.FORMS[name][0])
     found, _ = tx.update(grads, tx.init(grads))
     expected, _ = tree.gc.update(grads, tree.gc.init(grads))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
@@ -385,9 +386,9 @@ def test_a_roofline_divides_a_read_of_the_gradients_by_the_least_time_of_the_ste
 
 def test_flops_of_the_networks_are_those_that_are_known():
     """A convolution net takes 3 times its forward pass, of 4.1e9 multiplications and additions."""
-    assert roofline.count_resnet_flops(2) / 2 == pytest.approx(3 * 2 * 4.1e9, rel=0.05)
+    assert steps.count_resnet_flops(2) / 2 == pytest.approx(3 * 2 * 4.1e9, rel=0.05)
     # 8 FLOPs for each weight and token, with layers computed twice forward, and attention beside it.
-    assert roofline.count_llama_flops(256) / (8 * 6.6e9 * 256) == pytest.approx(1, rel=0.1)
+    assert steps.count_llama_flops(256) / (8 * 6.6e9 * 256) == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.compilers
