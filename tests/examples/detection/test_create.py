@@ -1,6 +1,7 @@
 """`create` makes the paper's detectors, and `create` and `detect` refuse bad input."""
 
 import functools
+import inspect
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,16 @@ tiny = functools.partial(
     post_nms=(20, 10),
     detections=5,
 )
+
+
+def test_the_package_has_all_the_names_that_it_lists():
+    assert {*detection._MODULES, "MMDETECTION_1", "TORCHVISION", "Settings"} == set(
+        detection.__all__
+    )
+    modules = [name for name in detection.__all__ if inspect.ismodule(getattr(detection, name))]
+    assert modules == []
+    with pytest.raises(AttributeError, match=r"'examples\.detection' has no attribute 'detekt'"):
+        _ = detection.detekt  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from flax import nnx
 
 import optax_gc
 from examples import detection
-from examples.detection import Settings, pretrained
+from examples.detection import Settings, detector, pretrained
 from examples.detection.backbone import Frozen
 from examples.detection.box_head import Rois
 from examples.detection.rcnn import BOX_POOL
@@ -382,7 +382,7 @@ def test_more_stages_can_be_frozen():
 def test_detecting_compiles_once_for_each_shape_and_inside_a_compiled_function():
     model, sizes = make_tiny(), np.array([[64, 64], [50, 40]])
     images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
-    program: Any = detection._detect
+    program: Any = detector._detect
     before = program._cache_size()
     first = detection.detect(model, images, sizes)
     detection.detect(model, -images, sizes[::-1])
