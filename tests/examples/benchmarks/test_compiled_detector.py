@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.benchmarks.compiled import cards, detector, detector_forms, hlo
-from examples.benchmarks.detection import make_proposals
+from examples.benchmarks.compiled import cards, detector, detector_forms, detector_programs, hlo
+from examples.benchmarks.detection_operations import make_proposals
 from examples.detection.nms import nms
 
 
@@ -82,6 +82,11 @@ def test_bad_options_name_the_flag(options, message):
         detector.Config(**options)
 
 
+def test_the_names_of_the_programs_are_those_that_can_be_made():
+    made = dict.fromkeys(name for name, _ in detector_programs.make_programs(3))
+    assert tuple(made) == detector.list_programs(3)
+
+
 def test_programs_that_are_in_the_file_are_not_compiled_again(tmp_path, monkeypatch):
     compiled = []
 
@@ -89,7 +94,7 @@ def test_programs_that_are_in_the_file_are_not_compiled_again(tmp_path, monkeypa
         compiled.append(program)
         return {"refused": None, "flops": 1.0}
 
-    monkeypatch.setattr(detector, "compile_program", compile_program)
+    monkeypatch.setattr(detector_programs, "compile_program", compile_program)
     monkeypatch.setattr(detector.importlib.metadata, "version", lambda name: "1")
     out = tmp_path / "records.jsonl"
     config = detector.Config(cards=("h100",), only="NMS of 2000", out=out)
@@ -139,15 +144,15 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   ROOT %while = f32[8]{0} while(%c), condition=%cond, body=%body
 }
 """
-    assert detector.count_cycles(hlo.parse(text)) == {"body": 42, "main": 5}
+    assert detector_programs.count_cycles(hlo.parse(text)) == {"body": 42, "main": 5}
 
 
 @pytest.mark.compilers
 @pytest.mark.parametrize("name", ["v5e", "h100"])
 def test_compilers_take_the_operations(name):
     card = cards.find_card(name)
-    program = detector.make_nms(detector_forms.nms_in_blocks, 1)
-    record = detector.compile_program(program, card)
+    program = detector_programs.make_nms(detector_forms.nms_in_blocks, 1)
+    record = detector_programs.compile_program(program, card)
     assert record["refused"] is None
     assert record["loops"] >= 3
     # The overlaps of two blocks are at most what is written down.

@@ -7,29 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.benchmarks import detection
+from examples.benchmarks import detection, detection_operations
+from examples.detection.nms import nms
 from examples.training.errors import SettingError
 
 
 def make_operation(theirs, tolerance=0.0):
     """An operation whose first side returns 1, 2, 3."""
-    return detection.Operation(
+    return detection_operations.Operation(
         "counting", lambda: np.arange(1, 4), lambda: np.array(theirs), 0.5, tolerance
     )
 
 
 def test_sides_that_differ_are_not_timed():
     with pytest.raises(ValueError, match="counting: results differ by 1"):
-        detection.compare(make_operation([1, 2, 4]), rounds=6)
+        detection_operations.compare(make_operation([1, 2, 4]), rounds=6)
     with pytest.raises(ValueError, match="counting: results differ by inf"):
-        detection.compare(make_operation([1, 2]), rounds=6)
+        detection_operations.compare(make_operation([1, 2]), rounds=6)
     with pytest.raises(ValueError, match="counting: results differ by nan"):
-        detection.compare(make_operation([1, 2, np.nan], tolerance=1.0), rounds=6)
+        detection_operations.compare(make_operation([1, 2, np.nan], tolerance=1.0), rounds=6)
 
 
 def test_sides_within_the_tolerance_are_timed_and_listed():
     operation = make_operation([1, 2, 3.5], tolerance=1.0)._replace(bar=1e9)
-    record = detection.compare(operation, rounds=6)
+    record = detection_operations.compare(operation, rounds=6)
     assert record["difference"] == 0.5
     low, high = record["ratio"]["interval"]
     assert 0 < low <= record["ratio"]["median"] <= high
@@ -38,10 +39,10 @@ def test_sides_within_the_tolerance_are_timed_and_listed():
 
 
 def test_proposals_overlap_as_those_of_a_net_do():
-    boxes, scores = detection.make_proposals(np.random.default_rng(0), 1000)
+    boxes, scores = detection_operations.make_proposals(np.random.default_rng(0), 1000)
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert len(set(scores.tolist())) == 1000
-    indices, number = detection.nms(jnp.asarray(boxes), jnp.asarray(scores), 0.7)
+    indices, number = nms(jnp.asarray(boxes), jnp.asarray(scores), 0.7)
     assert indices.size == 1000
     assert 100 < number < 900
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from examples.benchmarks import detection_step
+from examples.benchmarks import detection_parts, detection_step
 from examples.benchmarks.detection_step import Config
 from examples.detection.backbone import Frozen
 from examples.training.errors import SettingError
@@ -28,7 +28,7 @@ def test_bad_options_name_the_flag(options, message):
 
 
 def test_batch_has_objects_inside_its_images():
-    batch = detection_step.make_batch(Config(height=40, width=60, images=2))
+    batch = detection_parts.make_batch(Config(height=40, width=60, images=2))
     boxes = np.asarray(batch["boxes"])
     assert boxes.shape == (2, 10, 4)
     assert (boxes[..., 2:] > boxes[..., :2]).all()
@@ -37,7 +37,7 @@ def test_batch_has_objects_inside_its_images():
 
 
 def test_model_has_frozen_parts_and_keeps_the_size_of_what_passes_through():
-    model = detection_step.make_model("resnet18")
+    model = detection_parts.make_model("resnet18")
     assert len(nnx.to_flat_state(nnx.state(model, Frozen))) == 15
     assert 0.5 < jnp.std(model.backbone.conv1.kernel[...]) * np.sqrt(3 * 49) < 2
 
