@@ -14,9 +14,9 @@ import numpy as np
 
 from examples.benchmarks import measure
 from examples.detection.anchors import compute_strides, make_anchors
+from examples.detection.box_nms import batched_nms, nms
 from examples.detection.boxes import box_iou
 from examples.detection.matching import match_boxes
-from examples.detection.nms import batched_nms, nms
 from examples.detection.roi_align import multiscale_roi_align
 from examples.training.errors import SettingError
 from examples.training.provenance import commit

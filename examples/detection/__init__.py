@@ -25,6 +25,7 @@ from examples.detection.settings import MMDETECTION_1, TORCHVISION, Settings
 if TYPE_CHECKING:
     from examples.detection.backbone import freeze
     from examples.detection.box_head import Detections
+    from examples.detection.box_nms import batched_nms, nms
     from examples.detection.detector import create, detect
     from examples.detection.masks import paste_masks
     from examples.detection.rcnn import RCNN, MaskDetections
@@ -37,9 +38,11 @@ __all__ = [
     "Detections",
     "MaskDetections",
     "Settings",
+    "batched_nms",
     "create",
     "detect",
     "freeze",
+    "nms",
     "paste_masks",
     "stack_targets",
 ]
@@ -49,9 +52,11 @@ _MODULES = {
     "RCNN": "rcnn",
     "Detections": "box_head",
     "MaskDetections": "rcnn",
+    "batched_nms": "box_nms",
     "create": "detector",
     "detect": "detector",
     "freeze": "backbone",
+    "nms": "box_nms",
     "paste_masks": "masks",
     "stack_targets": "targets",
 }

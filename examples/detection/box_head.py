@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from examples.detection.box_nms import batched_nms
 from examples.detection.boxes import (
     box_iou,
     clip_boxes_to_image,
@@ -18,7 +19,6 @@ from examples.detection.boxes import (
 )
 from examples.detection.conv_norm import ConvNorm, four_convs
 from examples.detection.matching import BELOW_LOW_THRESHOLD, match_boxes
-from examples.detection.nms import batched_nms
 from examples.detection.rpn import Proposals
 from examples.detection.sampling import sample_balanced
 from examples.detection.settings import Settings

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from examples.detection.box_nms import batched_nms
 from examples.detection.boxes import (
     box_iou,
     clip_boxes_to_image,
@@ -17,7 +18,6 @@ from examples.detection.boxes import (
     is_large,
 )
 from examples.detection.matching import BELOW_LOW_THRESHOLD, match_boxes
-from examples.detection.nms import batched_nms
 from examples.detection.sampling import sample_balanced
 from examples.detection.settings import Settings
 

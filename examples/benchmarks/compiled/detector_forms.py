@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from examples.detection.box_nms import BLOCK, keep_greedily, nms
 from examples.detection.boxes import box_iou
-from examples.detection.nms import BLOCK, keep_greedily, nms
 from examples.detection.rcnn import STRIDES
 from examples.detection.roi_align import (
     assign_levels,

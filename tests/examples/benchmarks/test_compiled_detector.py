@@ -9,7 +9,7 @@ import pytest
 
 from examples.benchmarks.compiled import cards, detector, detector_forms, detector_programs, hlo
 from examples.benchmarks.detection_operations import make_proposals
-from examples.detection.nms import nms
+from examples.detection.box_nms import nms
 
 
 def make_boxes(count):

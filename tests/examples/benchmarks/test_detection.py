@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from examples.benchmarks import detection, detection_operations
-from examples.detection.nms import nms
+from examples.detection.box_nms import nms
 from examples.training.errors import SettingError
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from examples.detection import batched_nms, nms
 from examples.detection.boxes import box_iou
-from examples.detection.nms import batched_nms, nms
 from tests.examples.detection.references import load_arrays
 
 # One program serves most tests: all are padded to so many boxes.
