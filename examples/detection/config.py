@@ -60,6 +60,8 @@ class Config(Settings):
     """The number of places for objects in an image."""
     mask_cells: int = 112
     """The rows and columns that an object's mask has in its box."""
+    mirror: bool = True
+    """Mirror half of the training images from left to right. Mirrored digits or letters are wrong."""
     train_images: int | None = None
     """Train on only the first this many images that have objects."""
     eval_images: int | None = None

@@ -252,8 +252,8 @@ class Plan:
     """Decides which images are in which training batch, and which of them are mirrored.
 
     In each epoch, the images of each bucket are shuffled and dealt out. The last batch of a bucket
-    is filled with the first images of the bucket. Then the batches are shuffled. Half of the images
-    are mirrored, others in each epoch.
+    is filled with the first images of the bucket. Then the batches are shuffled. If asked for, half of
+    the images are mirrored, others in each epoch.
 
     Args:
       data: the data set.
@@ -261,13 +261,21 @@ class Plan:
       preparation: how images become arrays.
       batch_size: the number of images in a step, over all processes together.
       seed: the seed of order and mirroring.
+      mirror: mirror half of the images.
     """
 
     def __init__(
-        self, data: Coco, rows: np.ndarray, preparation: Preparation, batch_size: int, seed: int
+        self,
+        data: Coco,
+        rows: np.ndarray,
+        preparation: Preparation,
+        batch_size: int,
+        seed: int,
+        *,
+        mirror: bool = True,
     ):
         self.data, self.preparation = data, preparation
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self._mirror = batch_size, seed, mirror
         self._groups = group_by_bucket(data, rows, preparation)
         self._epoch: tuple[int, np.ndarray] | None = None
 
@@ -282,7 +290,8 @@ class Plan:
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._deal(epoch)
         rng = np.random.default_rng([self.seed, 1, number])
-        return self._epoch[1][step], rng.random(self.batch_size) < 0.5
+        share = 0.5 if self._mirror else 0.0
+        return self._epoch[1][step], rng.random(self.batch_size) < share
 
     def _deal(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 0, epoch])

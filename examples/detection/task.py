@@ -97,7 +97,12 @@ class Trainer:
             self._data[what] = load_data(config, self._data_dir)
         data = self._data[what]
         plan = pipeline.Plan(
-            data.train, data.train_rows, data.preparation, config.batch_size, config.seed
+            data.train,
+            data.train_rows,
+            data.preparation,
+            config.batch_size,
+            config.seed,
+            mirror=config.mirror,
         )
         check_settings(config, plan.steps_per_epoch, self._mesh)
         classes = len(data.train.category_ids) + 1

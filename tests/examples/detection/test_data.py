@@ -134,6 +134,17 @@ def test_an_epoch_has_each_image_once_and_only_repeats_fill_batches(tmp_path):
     assert epochs[0] != epochs[1]
 
 
+def test_half_of_the_images_are_mirrored_or_none(tmp_path):
+    data = make_data(tmp_path)
+
+    def count_mirrored(**options):
+        plan = pipeline.Plan(data, np.arange(len(data)), SMALL, 2, seed=0, **options)
+        return sum(plan.batch(number)[1].sum() for number in range(100))
+
+    assert 70 < count_mirrored() < 130
+    assert count_mirrored(mirror=False) == 0
+
+
 def test_batches_are_the_same_for_processes_and_after_a_restart(tmp_path):
     data = make_data(tmp_path, empty={2})
     rows = pipeline.choose_images(data)
