@@ -34,6 +34,7 @@ OTHER = {
     "label_smoothing": (0.1, False),
     "stem": ("imagenet", False),
     "norm": ("bn", False),
+    "groups": (1, False),
     "weight_standardization": (True, False),
     "width": (4, False),
     "dtype": ("bfloat16", False),

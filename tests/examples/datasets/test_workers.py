@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_is_one_error():
         timeout=120,
     )
     assert "a data worker ended with exit code -9" in json.loads(done.stdout)
-    assert "The same command goes on" in done.stdout
+    assert "The same command continues" in done.stdout
 
 
 def test_the_watch_is_only_for_workers():

@@ -269,6 +269,7 @@ OTHER = {
     "long_side": (128, True),
     "max_objects": (9, True),
     "mask_cells": (14, True),
+    "mirror": (False, True),
     "train_images": (3, True),
     "eval_images": (3, True),
     "empty_images": (True, True),
