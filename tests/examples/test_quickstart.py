@@ -113,7 +113,7 @@ def test_the_quick_mode_is_the_whole_program(tmp_path):
     done = run("--quick", "--out", tmp_path / "curves.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     words = ("without GC", "with GC", "optax.centralize", "test accuracy", "drift", "step time")
-    for word in (*words, "3 seeds, 3 arms, 6 epochs", "This was the quick mode"):
+    for word in (*words, "2 seeds, 3 arms, 3 epochs", "This was the quick mode"):
         assert word in done.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
@@ -137,7 +137,7 @@ def test_help_loads_no_heavy_library():
     [
         ({"seeds": 1}, "--seeds 1: an interval needs at least 2 seeds"),
         ({"epochs": 0}, "--epochs 0: it must be at least 1"),
-        ({"quick": True, "seeds": 5}, "--quick sets --seeds to 3: leave out one of the two"),
+        ({"quick": True, "seeds": 5}, "--quick sets --seeds to 2: leave out one of the two"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0: a positive number is needed"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: a positive number is needed"),
         ({"train_images": 10}, "--train-images 10: choose 50 to 3000"),
