@@ -30,16 +30,18 @@ class Metric:
       title: its name and unit, as a table shows them.
       training: the key of the same number on training images, if there is one.
       complement: show 100 minus the number: an error for an accuracy.
+      factor: show so many times the number: 100 for the points of an AP from 0 to 1.
     """
 
     name: str
     title: str
     training: str | None = None
     complement: bool = False
+    factor: float = 1.0
 
     def shown(self, values: Any) -> Any:
         """Returns the values as a table shows them."""
-        return 100 - values if self.complement else values
+        return 100 - values if self.complement else self.factor * values
 
 
 ACCURACY = Metric("test_accuracy", "accuracy, %", training="train_accuracy")

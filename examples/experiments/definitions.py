@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from examples.classification.config import Config
 from examples.classification.presets import PRESETS
+from examples.experiments import detectors
 from examples.experiments.columns import ERROR, Column, Earlier, Experiment, Observer, Scale
 from examples.training.errors import SettingError
 from examples.training.settings import GC
@@ -212,7 +213,7 @@ def _sources() -> Experiment[Any]:
         evaluate_every=5,
     )
     return Experiment(
-        "The net that Table 4 fine-tunes at the scale of a CPU",
+        "The nets that Tables 4 to 6 fine-tune at the scale of a CPU",
         {
             "cpu": (
                 Column(
@@ -221,6 +222,7 @@ def _sources() -> Experiment[Any]:
                     arms=("off",),
                     seeds=1,
                 ),
+                *detectors.backbones(),
             )
         },
     )
@@ -339,6 +341,8 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "table3": _table3(),
     "sources": _sources(),
     "table4": _table4(),
+    "table5": detectors.table5(),
+    "table6": detectors.table6(),
     "figure3": _figure3(),
     "figure4": _observed("gradients", "Norm and largest value of gradients by iteration", 3),
     "figure5": _figure5(),

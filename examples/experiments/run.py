@@ -24,11 +24,11 @@ class Arguments:
     """Makes the missing runs of experiments, one after the other."""
 
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Any of table1, table2, table3 (with Figure 6), table4 (with Figure 7), figure3, figure4, figure5, curvature and sources (the net that table4 starts from, made when it is needed). By default, all tables and figure5. The shortest ones come first."""
+    """Any of table1, table2, table3 (with Figure 6), table4 (with Figure 7), table5, table6, figure3, figure4, figure5, curvature and sources (the nets that table4 to table6 start from, made when they are needed). By default, all tables and figure5. The shortest ones come first."""
     scale: Scale = "cpu"
     """The settings and data of the paper (paper), or narrow nets on few small images (cpu)."""
     data_dir: Path | None = None
-    """The folder of the paper's data sets and, for table4 and figure3, of PyTorch's resnet50.safetensors."""
+    """The folder of the paper's data sets and, for table4 to table6 and figure3, of the weights to start from, such as PyTorch's resnet50.safetensors."""
     seeds: int | None = None
     """Make only this many seeds of each column."""
     allow_dirty: bool = False

@@ -84,12 +84,14 @@ def plan_runs(
       mesh: the devices; None for all of them.
     """
     experiments = {name: find(name, scale) for name in names}
-    sources = {
-        column.name: next(column.configs(None)) for column in EXPERIMENTS["sources"].columns["cpu"]
-    }
-    used = (column.config.pretrained for e in experiments.values() for column in e.columns[scale])
-    if any(name in sources for name in used):
-        experiments = {"sources": EXPERIMENTS["sources"], **experiments}
+    used = {column.config.pretrained for e in experiments.values() for column in e.columns[scale]}
+    nets = EXPERIMENTS["sources"].columns["cpu"]
+    if "sources" not in experiments:
+        nets = tuple(column for column in nets if column.name in used)
+        if nets:
+            own = dataclasses.replace(EXPERIMENTS["sources"], columns={"cpu": nets})
+            experiments = {"sources": own, **experiments}
+    sources = {column.name: next(column.configs(None)) for column in nets}
     if seeds is not None:
         experiments = {name: _with_seeds(e, scale, seeds) for name, e in experiments.items()}
     mesh = mesh or make_mesh()

@@ -17,7 +17,7 @@ from examples.experiments.columns import Experiment, Metric, Scale
 from examples.training.errors import report_errors
 
 # Figure 6 shows a column of Table 3, and Figure 7 shows Table 4.
-TABLES = ("table1", "table2", "table3", "table4", "figure5")
+TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "figure5")
 RESULTS = Path(__file__).parent / "results"
 _EARLIER = "rate chosen without GC"
 
@@ -74,7 +74,8 @@ def find_rows(scale: Scale, results: Path) -> list[Row]:
     for name, experiment, store in _experiments(scale, results):
         for metric in experiment.metrics:
             for column in experiment.columns[scale]:
-                outcome = gather(column, store, metric)
+                # The first metric has chosen the rates of the runs, for all metrics.
+                outcome = gather(column, store, experiment.metrics[0])
                 if outcome.seeds > 1:
                     off, gc = (
                         metric.shown(outcome.values(arm, metric.name))
@@ -217,7 +218,12 @@ def _secondary(rows: list[Row]) -> str:
             cells.append(show_difference(paired_difference(gc, off)))
         better = int((row.rise < 0).sum())
         lines.append(
-            (row.name, row.outcome.column.name, f"{better} of {row.outcome.seeds}", *cells)
+            (
+                f"{row.name}, {row.metric.title}",
+                row.outcome.column.name,
+                f"{better} of {row.outcome.seeds}",
+                *cells,
+            )
         )
     header = (
         "table",
@@ -240,7 +246,10 @@ def _describe_costs(scale: Scale, results: Path) -> str:
     for name, experiment, store in _experiments(scale, results):
         total = sum(record["seconds"] for record in store.records())
         took.append(f"{name} {total:,.0f} s")
-        left += sum(estimate_seconds(column, store) for column in experiment.columns[scale])
+        left += sum(
+            estimate_seconds(column, store, experiment.metrics[0])
+            for column in experiment.columns[scale]
+        )
     text = f"The runs took, with their grids: {', '.join(took)}."
     if left:
         text += (

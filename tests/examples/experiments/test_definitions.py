@@ -12,9 +12,11 @@ from examples.experiments.columns import ACCURACY, ERROR
 from examples.experiments.definitions import EXPERIMENTS, find
 from examples.training.errors import SettingError
 
+# Those of detectors have a file of their own.
+CLASSIFIERS = {name: each for name, each in EXPERIMENTS.items() if each.trainer == "classifier"}
 COLUMNS = [
     pytest.param(column, id=f"{name}-{scale}-{column.name}")
-    for name, experiment in EXPERIMENTS.items()
+    for name, experiment in CLASSIFIERS.items()
     for scale, columns in experiment.columns.items()
     for column in columns
 ]
@@ -104,7 +106,7 @@ def test_narrow_nets_with_group_normalization_have_one_group():
 SHAPES = ("dataset", "pad", "pool", "model", "stem")
 SMALL = {
     tuple(getattr(column.config, name) for name in SHAPES): column.config
-    for experiment in EXPERIMENTS.values()
+    for experiment in CLASSIFIERS.values()
     for column in experiment.columns["cpu"]
     if column.config.width  # because the others are not trained
 }
