@@ -9,7 +9,6 @@ compared before anything is timed.
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Config:
     def __post_init__(self):
         if self.rounds < flags.MIN_ROUNDS:
             raise SettingError(f"--rounds must be at least {flags.MIN_ROUNDS}, not {self.rounds}")
-        if self.out and (self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK)):
+        if self.out and not flags.can_write(self.out):
             raise SettingError(f"--out {self.out}: no file can be written there")
 
 

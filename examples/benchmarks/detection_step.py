@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from examples.benchmarks import flags
 from examples.training.errors import SettingError
 
 
@@ -45,7 +46,7 @@ class Config:
         for name in ("height", "width", "images", "rounds"):
             if getattr(self, name) < 1:
                 raise SettingError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.out and (self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK)):
+        if self.out and not flags.can_write(self.out):
             raise SettingError(f"--out {self.out}: no file can be written there")
 
 

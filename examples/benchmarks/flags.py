@@ -1,6 +1,8 @@
 """What the flags of the benchmarks accept. Nothing large is imported, so that ``--help`` is quick."""
 
 import difflib
+import os
+from pathlib import Path
 
 NETS = (
     "resnet20",
@@ -45,6 +47,11 @@ def check_optimizer(name: str) -> None:
       ValueError: an unknown name. The message lists the known ones, with the nearest first.
     """
     _check(name, "optimizer", OPTIMIZERS)
+
+
+def can_write(path: Path) -> bool:
+    """Returns whether a file can be written at a path."""
+    return not path.is_dir() and os.access(path.absolute().parent, os.W_OK)
 
 
 def _check(name: str, kind: str, known: tuple[str, ...]) -> None:

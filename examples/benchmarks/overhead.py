@@ -11,7 +11,6 @@ Everything but that traffic is measured on one device: a GPU or a TPU if JAX fin
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -78,7 +77,7 @@ class Config:
             raise ValueError(f"--batch {self.batch}: it must be at least 1")
         if self.out.suffix != ".jsonl":
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
-        if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
+        if not flags.can_write(self.out):
             raise ValueError(f"--out {self.out}: no file can be written there")
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from examples.detection.backbone import NAMES, create_backbone
 from examples.detection.rcnn import BOX_POOL, RCNN
 from examples.models.pretrained import (
+    LEAVES,
     Place,
     WeightsError,
     find_places,
@@ -17,13 +18,6 @@ from examples.models.pretrained import (
     to_flax_layout,
 )
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 # Names in the first form of the state dicts, in which torchvision publishes its weights, and in
 # the second, which its code has today.
 _OLD_NAMES = (
@@ -240,7 +234,7 @@ def _torch_key(path: tuple[Any, ...]) -> str:
             module = f"roi_heads.mask_predictor.{layer}"
         case _:
             module = "roi_heads." + ".".join(modules)
-    return f"{module}.{_LEAVES[leaf]}"
+    return f"{module}.{LEAVES[leaf]}"
 
 
 # The place of each layer of a `ConvNorm` in torchvision's block.

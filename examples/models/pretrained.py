@@ -17,7 +17,8 @@ from examples.models.resnet import ResNet
 from examples.models.vgg import VGG11
 from examples.training.errors import UserError
 
-_LEAVES = {
+# The names of leaves in Flax and in PyTorch.
+LEAVES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
@@ -237,7 +238,7 @@ def _torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _torch_key(model: ResNet | VGG11 | DenseNet121, path: tuple[Any, ...]) -> str:
     *modules, leaf = path
-    return f"{_MODULES[type(model)](modules, model.stem == 'cifar')}.{_LEAVES[leaf]}"
+    return f"{_MODULES[type(model)](modules, model.stem == 'cifar')}.{LEAVES[leaf]}"
 
 
 def _resnet_module(path: list[Any], cifar: bool) -> str:

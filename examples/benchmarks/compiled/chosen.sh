@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles the cases that examples/benchmarks/results/compiled holds: those that answer a question each.
-# Run it from the root of the repository; it goes on where it stopped. It takes a few hours on two cores.
+# Run it from the root of the repository; it continues where it stopped. It takes a few hours on two cores.
 set -euo pipefail
 
 compile() {

@@ -1,9 +1,9 @@
 """What is compiled, as flags of the program. Nothing large is imported, so that ``--help`` is quick."""
 
 import dataclasses
-import os
 from pathlib import Path
 
+from examples.benchmarks import flags
 from examples.benchmarks.compiled.cards import CARDS, CHIPS, check_topology, find_card
 from examples.benchmarks.compiled.names import ARMS, LAYOUTS, OPTIMIZERS, TREES
 
@@ -13,7 +13,7 @@ class Config:
     """Compile update steps with and without GC for TPUs and an H100, without having one.
 
     Every combination is compiled that the chips can share and that fits into their memory. All of
-    them take many hours on two cores; a run that is stopped goes on where it was. For a first look:
+    them take many hours on two cores; a run that was stopped continues where it was. For a first look:
     --cards v5e --chips 1 8 --trees resnet50 --optimizers sgdm (a few minutes).
     """
 
@@ -57,5 +57,5 @@ class Config:
                 check_topology(find_card(self.cards[0]), chips)
         if self.out.suffix != ".jsonl":
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
-        if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
+        if not flags.can_write(self.out):
             raise ValueError(f"--out {self.out}: no file can be written there")

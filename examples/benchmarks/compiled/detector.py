@@ -10,7 +10,6 @@ compiler itself.
 import dataclasses
 import importlib.metadata
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from examples.benchmarks import flags
 from examples.benchmarks.compiled import cards
 
 Record = dict[str, Any]
@@ -62,7 +62,7 @@ class Config:
         names = list_programs(self.images)
         if not any(self.only in name for name in names):
             raise ValueError(f"--only {self.only}: there are {', '.join(names)}")
-        if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
+        if not flags.can_write(self.out):
             raise ValueError(f"--out {self.out}: no file can be written there")
 
 

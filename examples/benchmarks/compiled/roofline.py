@@ -12,7 +12,6 @@ of collectives and of kernel launches is not in it.
 import dataclasses
 import itertools
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from examples.benchmarks import flags
 from examples.benchmarks.compiled.cards import CARDS, Card, find_card
 
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ Record = dict[str, Any]
 class Config:
     """Bound the share of GC in a training step: ResNet-50 on one chip, Llama 2 7B on 256.
 
-    The compilers take several minutes for each card. A run that is stopped goes on where it was.
+    The compilers take several minutes for each card. A run that was stopped continues where it was.
     """
 
     cards: tuple[str, ...] = tuple(CARDS)
@@ -49,7 +49,7 @@ class Config:
         for flag in ("images", "length"):
             if getattr(self, flag) < 2:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: at least 2 is needed")
-        if self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK):
+        if not flags.can_write(self.out):
             raise ValueError(f"--out {self.out}: no file can be written there")
 
 
