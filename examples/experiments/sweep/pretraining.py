@@ -5,13 +5,10 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from examples.models.resnet import resnet8
-from examples.training.steps import path_name
 
 # The folder of the run, in the current one.
 FOLDER = Path("runs", "experiments", "resnet8-fashion-mnist")
@@ -85,8 +82,6 @@ def pretrained_resnet8(
     It was trained on images of one channel. Of pictures with more channels, its first layer sees the
     mean over them.
     """
-    from examples.classification.weights import HEAD
-
     net = resnet8(
         num_classes=classes,
         stem="cifar",
@@ -97,16 +92,12 @@ def pretrained_resnet8(
         linear=nnx.Linear,
         rngs=rngs,
     )
-    stored = read_pretrained()
-    stem = np.repeat(stored["conv1/kernel"], shape[-1], axis=2) / shape[-1]
-    variables = stored | {"conv1/kernel": stem}
-    leaves, structure = jax.tree_util.tree_flatten_with_path(
-        nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat))
-    )
-    values = [
-        leaf if name.startswith(f"{HEAD}/") else jnp.asarray(variables.pop(name))
-        for name, leaf in ((path_name(path), leaf) for path, leaf in leaves)
-    ]
-    assert not variables, f"the net has no {', '.join(variables)}"
-    nnx.update(net, jax.tree.unflatten(structure, values))
+    _read_loader(FOLDER)(net)
     return net
+
+
+@functools.cache
+def _read_loader(folder: Path) -> Callable[[nnx.Module], None]:
+    from examples.classification.weights import read_weights
+
+    return read_weights(folder)
