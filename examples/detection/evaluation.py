@@ -4,10 +4,12 @@ import contextlib
 import functools
 import io
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -51,8 +53,7 @@ class Scorer:
     def __init__(self, data: Coco, rows: np.ndarray, *, masks: bool):
         self._data, self._rows = data, rows
         self._kinds = ("box", "mask") if masks else ("box",)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._truth = COCO(str(data.path))
+        self._truth = read_truth(data.path)
 
     def score(self, outputs: Iterable[Mapping[str, np.ndarray]]) -> Scores:
         """Scores detections.
@@ -96,6 +97,26 @@ class Scorer:
             for p in np.moveaxis(precision, 2, 0)
         ]
         return [float(value) for value in scoring.stats], of_classes
+
+
+def read_truth(path: Path) -> COCO:
+    """Reads an annotation file, and adds what pycocotools needs and some programs do not write.
+
+    Objects get new numbers, because pycocotools takes an object with the number 0 for none.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        for number, entry in enumerate(truth.dataset["annotations"], 1):
+            entry["id"] = number
+            entry.setdefault("iscrowd", 0)
+            if "area" not in entry:
+                width, height = entry["bbox"][2:]
+                outline = entry.get("segmentation")
+                entry["area"] = float(
+                    rle.area(truth.annToRLE(entry)) if outline else width * height
+                )
+        truth.createIndex()
+    return truth
 
 
 def to_results(data: Coco, output: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
