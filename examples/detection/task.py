@@ -107,6 +107,7 @@ class Trainer:
             mirror=config.mirror,
         )
         check_settings(config, plan.steps_per_epoch, self._mesh)
+        shapes = batch_shapes(config, data)
         classes = len(data.train.category_ids) + 1
         load = None
         if config.pretrained is not None:
@@ -119,7 +120,7 @@ class Trainer:
         if key not in self._steps:
             self._steps[key] = compile_steps(*key, self._mesh)
         compiled = self._steps[key]
-        check_shapes(config, data, compiled, self._mesh)
+        trace_steps(compiled, *shapes, self._mesh)
         return make_task(config, data, compiled, plan, self._mesh, load, self._workers)
 
 
@@ -227,13 +228,11 @@ def create_model(config: Config, num_classes: int, seed: int) -> RCNN:
         raise
 
 
-def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> None:
-    """Traces both steps for one bucket, without running them.
-
-    What is traced here is kept, so the first step on this bucket is not traced again.
+def batch_shapes(config: Config, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the shapes and dtypes in the training and in the evaluation batches of one bucket.
 
     Raises:
-      UserError: a batch is too large.
+      SettingError: the batches do not fit into the memory.
     """
     preparation, size = data.preparation, config.batch_size
     places, cells = preparation.max_objects, preparation.mask_cells
@@ -252,8 +251,20 @@ def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> Non
     # Some batches are made ahead.
     total = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in batch.values())
     require_memory(6 * total, "--batch-size, --short-side and --max-objects: the batches")
+    return batch, image | {"row": ((size,), np.int32), "counts": ((size,), np.bool_)}
+
+
+def trace_steps(
+    compiled: Steps, batch: Mapping[str, Any], tested: Mapping[str, Any], mesh: Mesh
+) -> None:
+    """Traces both steps, without running them.
+
+    What is traced here is kept, so the first step on the same bucket is not traced again.
+
+    Raises:
+      UserError: a batch is too large.
+    """
     compiled.train_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
-    tested = image | {"row": ((size,), np.int32), "counts": ((size,), np.bool_)}
     compiled.eval_step.eval_shape(compiled.state, sharding.abstract_batch(tested, mesh))
 
 
