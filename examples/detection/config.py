@@ -41,7 +41,7 @@ class Config(Settings):
     rules: Literal["mmdetection", "torchvision"] = "mmdetection"
     """Whose rules for matching and losses: those of the paper's detectors (mmdetection), or torchvision's."""
     aligned: bool = False
-    """Shift RoIAlign and mask targets by half a pixel. Small images gain by it."""
+    """Shift RoIAlign and mask targets by half a pixel, and do not round boxes to whole pixels when masks are drawn. Small images gain by it."""
     anchor_scale: float = 8.0
     """The side of a square anchor, in strides of its level. With 8, the smallest square anchor has 32 pixels. An object that is much smaller than the smallest anchors is not learned."""
     proposals: int = 2000

@@ -339,7 +339,7 @@ def make_task(
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    scorer = Scorer(data.test, data.test_rows, masks=config.masks)
+    scorer = Scorer(data.test, data.test_rows, masks=config.masks, aligned=config.aligned)
     last: list[Scores] = []
 
     tested = pipeline.evaluation_batches(
