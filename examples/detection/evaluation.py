@@ -111,15 +111,14 @@ def read_truth(path: Path) -> COCO:
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        for number, entry in enumerate(truth.dataset["annotations"], 1):
+        entries: Any = truth.dataset["annotations"]
+        for number, entry in enumerate(entries, 1):
             entry["id"] = number
             entry.setdefault("iscrowd", 0)
             if "area" not in entry:
                 width, height = entry["bbox"][2:]
-                outline = entry.get("segmentation")
-                entry["area"] = float(
-                    rle.area(truth.annToRLE(entry)) if outline else width * height
-                )
+                runs: Any = truth.annToRLE(entry) if entry.get("segmentation") else None
+                entry["area"] = float(rle.area(runs)) if runs else width * height
         truth.createIndex()
     return truth
 

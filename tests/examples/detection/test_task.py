@@ -1,5 +1,6 @@
 """A small Mask R-CNN learns from pretrained weights, on any devices, and leaves scores."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -18,13 +19,14 @@ from safetensors.numpy import save_file
 
 from examples.datasets.coco import draw_mask, encode_mask
 from examples.detection.config import Config
+from examples.detection.rcnn import RCNN
 from examples.detection.results import write_scores
 from examples.detection.task import Trainer, create_model, net_settings, read_backbone
 from examples.models.pretrained import WeightsError, find_places
 from examples.training.checkpoints import read_variables
 from examples.training.errors import DivergedError
 from examples.training.loop import train
-from examples.training.sharding import make_mesh
+from examples.training.sharding import make_mesh, put_batch
 from tests.examples.detection.tiny import CONFIG, flags_of
 from tests.examples.killing import PYTHON, ROOT, kill_and_continue
 
@@ -115,15 +117,24 @@ def test_all_parts_of_the_loss_are_logged_and_it_falls(whole):
     assert whole[0].guess.keys() <= {f"test_{name}" for name in tested}
 
 
-def test_steps_are_compiled_once_for_each_bucket(mixed_folder, config, fast, tmp_path):
+def test_steps_are_traced_once_for_each_bucket(mixed_folder, config, monkeypatch):
+    """What is traced once is compiled once."""
+    traced = []
+    losses = RCNN.losses
+
+    def count(model, batch, key):
+        traced.append(batch["image"].shape[1:3])
+        return losses(model, batch, key)
+
+    monkeypatch.setattr(RCNN, "losses", count)
     # Images of two shapes, from which two buckets follow.
-    mixed = dataclasses.replace(
-        config, long_side=96, train_images=4, eval_images=4, batch_size=2, masks=False
-    )
+    mixed = dataclasses.replace(config, long_side=96, train_images=4, eval_images=4)
     task = Trainer(make_mesh(1), data_dir=mixed_folder).prepare(mixed)
-    train(task.job._replace(epochs=3), tmp_path, log_every=1, console=QUIET)
-    assert cast(Any, task.steps.train_step)._cache_size() == 2
-    assert cast(Any, task.steps.eval_step)._cache_size() == 2
+    with contextlib.closing(iter(task.job.batches)) as batches:
+        for _ in range(6):
+            batch = put_batch(next(batches), task.job.mesh)
+            cast(Any, task.steps.train_step).trace(task.steps.state, batch)
+    assert sorted(traced) == [(64, 96), (96, 64)]
 
 
 def train_until(job, folder, *, steps, every):
