@@ -51,6 +51,10 @@ def main(config: Config) -> None:
     card = cards.find_card(config.card)
     if missing := targets.find_missing(card):
         sys.exit(missing)
+    try:
+        targets.check_memory()
+    except ValueError as error:
+        sys.exit(str(error))
     tree = update.create_tree(config.tree)
     chips = 1 if config.layout == "replicated" else 8
     case = update.Case(config.card, chips, config.tree, config.optimizer, config.layout)

@@ -11,10 +11,9 @@ of collectives and of kernel launches is not in it.
 
 import dataclasses
 import itertools
-import json
+import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich import box
@@ -22,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.benchmarks import flags
+from examples.benchmarks.compiled import records
 from examples.benchmarks.compiled.cards import CARDS, Card, find_card
 
-Record = dict[str, Any]
+_KEYS = ("card", "step", "chips", "flops", "bytes", "gradient_bytes", "share")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Config:
     """JSON lines. What is in it already is not compiled again."""
 
     def __post_init__(self):
+        if not self.cards:
+            raise ValueError(f"--cards needs at least one name; there are {', '.join(CARDS)}")
         for name in self.cards:
             find_card(name)
         for flag in ("images", "length"):
@@ -53,7 +55,7 @@ class Config:
             raise ValueError(f"--out {self.out}: no file can be written there")
 
 
-def bound(card: Card, flops: float, traffic: float, gradient_bytes: float) -> Record:
+def bound(card: Card, flops: float, traffic: float, gradient_bytes: float) -> records.Record:
     """The step's least time by FLOPs and by bytes, that of one more read, and the share of the read."""
     by_flops, by_bytes = flops / card.flops_per_second, traffic / card.bytes_per_second
     extra = gradient_bytes / card.bytes_per_second
@@ -68,14 +70,14 @@ def bound(card: Card, flops: float, traffic: float, gradient_bytes: float) -> Re
     }
 
 
-def make_table(records: list[Record]) -> Table:
+def make_table(rows: list[records.Record]) -> Table:
     table = Table(
         *("card", "step", "chips", "TFLOPs", "GB", "by FLOPs, ms", "by bytes, ms"),
         *("GC at most, ms", "share at most"),
         title="GC beside forward and backward, by a roofline (a bound, not a measurement)",
         box=box.MARKDOWN,
     )
-    for row in records:
+    for row in rows:
         table.add_row(
             row["card"],
             row["step"],
@@ -90,37 +92,49 @@ def make_table(records: list[Record]) -> Table:
     return table
 
 
+def run(config: Config, console: Console) -> list[records.Record]:
+    """Compiles what is missing, writes each record as soon as it is there, and returns all."""
+    # These take seconds, which the help of the program can do without. The same is true in `main`.
+    from examples.benchmarks.compiled import steps, targets
+    from examples.training.provenance import commit
+
+    found = records.read(config.out, "roofline", _KEYS)
+    records.check_versions(config.out, found)
+    done = {(record["card"], record["step"]) for record in found}
+    records.write(config.out, found)  # without a line that was cut off
+    chosen_steps = steps.create_steps(config.images, config.length)
+    for step, card in itertools.product(chosen_steps, map(find_card, config.cards)):
+        if (card.name, step.name) in done:
+            continue
+        targets.check_memory()
+        console.print(f"compiling for {card.name}: {step.name}", highlight=False)
+        traffic = step.count_traffic(card)
+        counts = (step.count_flops(), traffic.by_text, step.gradient_bytes)
+        record = {"kind": "roofline", "card": card.name, "step": step.name, "chips": step.chips}
+        record |= bound(card, *counts)
+        its_own = traffic.by_compiler
+        record["bytes_by_compiler"] = None if math.isnan(its_own) else its_own
+        record |= {"versions": records.find_versions(card.platform), "commit": commit()}
+        found.append(record)
+        records.add(config.out, record)
+    return found
+
+
 def main(config: Config) -> None:
-    # These take seconds, which the help of the program can do without.
     import jax
 
-    from examples.benchmarks.compiled import report, steps, targets
+    from examples.benchmarks.compiled import targets
 
-    chosen = [find_card(name) for name in config.cards]
-    for card in chosen:
+    for card in map(find_card, config.cards):
         if missing := targets.find_missing(card):
             sys.exit(missing)
     jax.config.update("jax_platforms", "cpu")
+    console = Console(width=160)
     try:
-        records = report.read_records(config.out)
+        found = run(config, console)
     except ValueError as error:
         sys.exit(str(error))
-    done = {(record["card"], record["step"]) for record in records}
-    config.out.write_text("".join(json.dumps(record) + "\n" for record in records))
-    console = Console(width=160)
-    chosen_steps = steps.create_steps(config.images, config.length)
-    with config.out.open("a") as file:
-        for step, card in itertools.product(chosen_steps, chosen):
-            if (card.name, step.name) in done:
-                continue
-            console.print(f"compiling for {card.name}: {step.name}", highlight=False)
-            counts = (step.count_flops(), step.count_traffic(card), step.gradient_bytes)
-            record = {"kind": "roofline", "card": card.name, "step": step.name}
-            record |= {"chips": step.chips} | bound(card, *counts)
-            records.append(record)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-    console.print(make_table(records))
+    console.print(make_table(found))
 
 
 if __name__ == "__main__":
