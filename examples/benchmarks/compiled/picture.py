@@ -86,7 +86,8 @@ def _draw_row(row, lines: dict[tuple, list[Pair]], by: str, fixed: str) -> None:
         else:  # its linear part holds zero, which many programs have
             axes.set_yscale("symlog", linthresh=1e5)
             axes.set_ylim(-2e4, 1e8)
-    row[0].legend(fontsize=7, ncols=2, handlelength=4)
+    if lines:
+        row[0].legend(fontsize=7, ncols=2, handlelength=4)
 
 
 def _describe(name: str, value) -> str:

@@ -78,10 +78,10 @@ def check_versions(path: Path, records: list[Record]) -> None:
                 )
 
 
-def find_versions(platform: str) -> dict[str, str]:
-    """Returns the versions of JAX, Optax and the compiler for a platform: tpu or cuda."""
-    compiler = {"tpu": "libtpu", "cuda": "jax-cuda13-pjrt"}[platform]
-    return {name: importlib.metadata.version(name) for name in ("jax", "optax", compiler)}
+def find_versions(platform: str | None) -> dict[str, str]:
+    """Returns the versions of JAX, Optax and the compiler for a platform: tpu, cuda or None."""
+    compilers = {"tpu": ("libtpu",), "cuda": ("jax-cuda13-pjrt",), None: ()}[platform]
+    return {name: importlib.metadata.version(name) for name in ("jax", "optax", *compilers)}
 
 
 def write(path: Path, records: list[Record]) -> None:

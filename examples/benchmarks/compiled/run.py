@@ -58,7 +58,7 @@ def run(config: Config, console: Console) -> list[records.Record]:
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task("", total=len(plans))
         for plan, arms in plans:
-            targets.check_memory()
+            targets.check_memory(update.COMPILER_BYTES)
             progress.update(bar, description=" ".join(map(str, plan.case)))
             transforms = update.make_arms(plan.tree)
             missing = {arm: transforms[arm] for arm in arms}

@@ -15,9 +15,6 @@ from jax.experimental import topologies
 from examples.benchmarks import measure
 from examples.benchmarks.compiled.cards import Card, check_topology
 
-COMPILER_BYTES = 2e9
-"""What a compiler takes at most of this machine's memory, as far as was seen, and a margin."""
-
 # The extra of pyproject.toml that brings each compiler, and the module that tells whether it is here.
 _EXTRAS = {"tpu": ("tpu", "libtpu"), "cuda": ("cuda-compiler", "jax_cuda13_plugin")}
 
@@ -66,11 +63,11 @@ def find_missing(card: Card) -> str | None:
     return None
 
 
-def check_memory() -> None:
-    """Raises ValueError if this machine has too little free memory for its compilers."""
-    if (free := measure.available_host_bytes()) < COMPILER_BYTES:
+def check_memory(needed: float) -> None:
+    """Raises ValueError if a compiler may take more bytes than this machine has free."""
+    if (free := measure.available_host_bytes()) < needed:
         raise ValueError(
-            f"a compiler takes up to {COMPILER_BYTES / 1e9:.3g} GB of this machine's memory, and "
+            f"a compiler takes up to {needed / 1e9:.3g} GB of this machine's memory, and "
             f"{free / 1e9:.3g} GB are free. What is compiled already is kept: close other programs and "
             f"start this again"
         )

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -17,12 +18,14 @@ from examples.benchmarks.compiled import (
     report,
     roofline,
     run,
+    steps,
     targets,
     update,
 )
 from examples.benchmarks.compiled.config import Config
 
 ROOT = Path(run.__file__).parents[3]
+PAGE = ROOT / "docs/accelerators.md"
 RESULTS = ROOT / "examples/benchmarks/results/compiled"
 RECORD = {
     "kind": "update",
@@ -69,7 +72,7 @@ def make_records():
         (Config, {"arms": ()}, "--arms needs at least one name; there are none, ours"),
         (Config, {"out": Path("x.txt")}, r"--out x\.txt: the name must end in \.jsonl"),
         (Config, {"out": Path("no/x.jsonl")}, r"--out no/x\.jsonl: no file can be written there"),
-        (roofline.Config, {"cards": ("v9",)}, "no card is called 'v9'; there are v5e"),
+        (roofline.Config, {"cards": ("v9",)}, "no card is called 'v9'; there are v"),
         (roofline.Config, {"cards": ()}, "--cards needs at least one name; there are v5e"),
         (roofline.Config, {"images": -3}, "--images -3: at least 2 is needed"),
         (forms.Config, {"layout": "rows"}, "--layout rows: unknown; there are replicated"),
@@ -196,6 +199,39 @@ def test_a_roofline_divides_a_read_of_the_gradients_by_the_least_time_of_the_ste
     assert found["share"] == pytest.approx(0.1)
     more = roofline.bound(card, flops=197e10, traffic=819e7 * 2, gradient_bytes=819e6)
     assert more["share"] == pytest.approx(0.05)
+    by_flops = roofline.bound(card, flops=197e10, traffic=None, gradient_bytes=819e6)
+    assert (by_flops["bytes_milliseconds"], by_flops["share"]) == (None, pytest.approx(0.1))
+
+
+def test_a_roofline_leaves_out_what_does_not_fit_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    def refuse(card):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: ran out of memory")
+
+    counted = []
+
+    def count(card):
+        counted.append(card.name)
+        return steps.Traffic(1e9, None)
+
+    some = (
+        steps.Step("a large step", 1, 4.0, lambda: 1e12, refuse),
+        steps.Step("a small step", 1, 4.0, lambda: 1e12, count),
+    )
+    monkeypatch.setattr(steps, "create_steps", lambda images, length: some)
+    monkeypatch.setattr(records, "find_versions", lambda platform: {"jax": jax.__version__})
+    config = roofline.Config(cards=("v5e",), out=tmp_path / "x.jsonl")
+    printed = io.StringIO()
+    for _ in range(2):
+        (record,) = roofline.run(config, Console(file=printed, width=160))
+        assert (record["step"], record["bytes"]) == ("a small step", 1e9)
+    assert counted == ["v5e"]
+    assert "left out: v5e: a large step does not fit into its memory" in printed.getvalue()
+    by_flops = roofline.Config(cards=("v5e", "v6e"), out=config.out, compile=False)
+    found = roofline.run(by_flops, Console(quiet=True))
+    assert [row["bytes"] for row in found] == [1e9, None, None, None]
+    both = roofline.Config(cards=("v5e", "v6e"), out=config.out)
+    found = roofline.run(both, Console(quiet=True))
+    assert [row["bytes"] for row in found if row["step"] == "a small step"] == [1e9, 1e9]
 
 
 def test_the_tables_that_are_kept_are_those_of_the_records():
@@ -206,8 +242,53 @@ def test_the_tables_that_are_kept_are_those_of_the_records():
     bounds = records.read(RESULTS / "roofline.jsonl", "roofline", ())
     Console(file=text, width=160).print(roofline.make_table(bounds))
     rows = [line.strip() for line in text.getvalue().splitlines() if line.startswith("|")]
-    for page in (RESULTS / "README.md", ROOT / "docs/cost.md"):
-        assert "\n".join(rows) in page.read_text()
+    assert "\n".join(rows) in PAGE.read_text()
+
+
+def find_range(key, keep, form="{:.0f}", unit=1.0) -> str:
+    """Returns the least and the most that GC adds to the cases of which `keep` is true."""
+    cases = report.group_by_case(records.read_updates(RESULTS / "compiled.jsonl")).values()
+    pairs = [(arms["none"], arms["ours"]) for arms in cases if keep(arms["none"])]
+    added = [(ours[key] - none[key]) / unit for none, ours in pairs]
+    return f"{form.format(min(added))} to {form.format(max(added))}"
+
+
+def is_large(case):
+    same = (case["chips"], case["optimizer"]) == (256, "adamw")
+    return same and case["tree"] in names.TRANSFORMERS and case["layout"] in ("fsdp", "both")
+
+
+def is_whole_or_split_over_outputs(case):
+    return case["layout"] in ("replicated", "outputs")
+
+
+def test_the_answers_on_the_page_are_those_of_the_records():
+    claims = [
+        f"{find_range('fusions', lambda case, keep=keep: keep(case) and case['card'] != 'h100')} "
+        f"fusions more on a TPU, and "
+        f"{find_range('fusions', lambda case, keep=keep: keep(case) and case['card'] == 'h100')} "
+        f"on an H100"
+        for keep in (is_large, lambda case: case["chips"] == 1)
+    ]
+    for layout in ("fsdp", "both"):
+        sent = find_range(
+            "collective_bytes",
+            lambda case, layout=layout: is_large(case) and case["layout"] == layout,
+            "{:.2f}",
+            1e6,
+        )
+        claims.append(f"{sent} MB with `{layout}`")
+    temporaries = find_range("temporary_bytes", lambda case: True, "{:.0f}", 1e6)
+    claims.append(f"{temporaries} MB")
+    text = " ".join(PAGE.read_text().split())
+    for claim in claims:
+        assert claim in text
+    assert find_range("collective_number", is_whole_or_split_over_outputs) == "0 to 0"
+    sends_once = find_range(
+        "collective_number",
+        lambda case: not is_whole_or_split_over_outputs(case) and case["optimizer"] != "muon",
+    )
+    assert sends_once == "1 to 1"
 
 
 @pytest.mark.compilers
