@@ -242,7 +242,13 @@ def test_the_tables_that_are_kept_are_those_of_the_records():
     bounds = records.read(RESULTS / "roofline.jsonl", "roofline", ())
     Console(file=text, width=160).print(roofline.make_table(bounds))
     rows = [line.strip() for line in text.getvalue().splitlines() if line.startswith("|")]
-    assert "\n".join(rows) in PAGE.read_text()
+    page = PAGE.read_text()
+    assert "\n".join(rows) in page
+    for row in (row for row in bounds if row["bytes"]):
+        if row["step"].startswith("ResNet"):
+            assert f"{100 * row['gc_milliseconds'] / row['flops_milliseconds']:.2f} %" in page
+        if row["bytes_by_compiler"]:
+            assert f"{row['bytes_by_compiler'] / 1e9:.1f} GB" in page
 
 
 def find_range(key, keep, form="{:.0f}", unit=1.0) -> str:
