@@ -52,6 +52,7 @@ def test_two_processes_compute_the_result_of_one(spec, tmp_path):
     finally:
         for worker in workers:
             worker.kill()
+            worker.communicate()  # or a later test would be blamed for what is left open
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
 
     gradient = np.random.default_rng(0).normal(1, 1, (16, 8)).astype(np.float32)

@@ -51,7 +51,8 @@ def check_optimizer(name: str) -> None:
 
 def can_write(path: Path) -> bool:
     """Returns whether a file can be written at a path."""
-    return not path.is_dir() and os.access(path.absolute().parent, os.W_OK)
+    target = path if path.exists() else path.absolute().parent
+    return not path.is_dir() and os.access(target, os.W_OK)
 
 
 def _check(name: str, kind: str, known: tuple[str, ...]) -> None:

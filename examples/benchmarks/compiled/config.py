@@ -31,8 +31,9 @@ class Config:
     arms: tuple[str, ...] = ARMS
     """The arms: any of none (no GC), ours, plain (g - mean(g) and nothing else), optax (optax.centralize)."""
     out: Path = Path("compiled.jsonl")
-    """JSON lines. Cases that are in it already are not compiled again. The tables, in Markdown,
-    and the picture go beside it."""
+    """JSON lines. Cases that are in it already are not compiled again. The tables, in Markdown, go
+    beside it, and so does a picture if there are Llama-shaped trees of several sizes or on several
+    numbers of chips."""
 
     def __post_init__(self):
         known = {
@@ -59,3 +60,8 @@ class Config:
             raise ValueError(f"--out {self.out}: the name must end in .jsonl")
         if not flags.can_write(self.out):
             raise ValueError(f"--out {self.out}: no file can be written there")
+        for beside in (self.out.with_suffix(".md"), self.out.with_suffix(".png")):
+            if beside.exists() and not self.out.exists():
+                raise ValueError(
+                    f"--out {self.out}: {beside} is there already and would be replaced"
+                )

@@ -20,13 +20,13 @@ class Config:
     """Compile other ways to take the means for a card, without having it."""
 
     card: str = "h100"
-    """The cards: any of v5e, v5p, v6e and h100."""
+    """The card: v5e, v5p or v6e, which are TPUs, or h100."""
     tree: str = "resnet50"
-    """The nets: any of resnet50 and vgg11, which are nets whose kernels have their outputs last."""
+    """The net: resnet50 or vgg11. Their kernels have their outputs last, which the forms need."""
     optimizer: str = "sgdm"
-    """The optimizers: any of sgdm and adamw."""
+    """The optimizer: sgdm or adamw."""
     layout: str = "replicated"
-    """How 8 chips split the kernels: any of fsdp, outputs, inputs and both; replicated is for one chip."""
+    """How 8 chips split the kernels: fsdp, outputs, inputs or both. With replicated there is one chip."""
 
     def __post_init__(self):
         cards.find_card(self.card)
@@ -51,6 +51,10 @@ def main(config: Config) -> None:
     card = cards.find_card(config.card)
     if missing := targets.find_missing(card):
         sys.exit(missing)
+    try:
+        targets.check_memory(update.COMPILER_BYTES)
+    except ValueError as error:
+        sys.exit(str(error))
     tree = update.create_tree(config.tree)
     chips = 1 if config.layout == "replicated" else 8
     case = update.Case(config.card, chips, config.tree, config.optimizer, config.layout)

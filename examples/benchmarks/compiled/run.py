@@ -1,20 +1,15 @@
 """Compiles the cases that a user asks for, and writes the records, the tables and the picture."""
 
-import importlib.metadata
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from examples.benchmarks import measure
-from examples.benchmarks.compiled import cards, report, targets, update
+from examples.benchmarks.compiled import cards, picture, records, report, targets, update
 from examples.benchmarks.compiled.config import Config
-
-COMPILER_BYTES = 2e9
-"""What the largest case that was compiled took, 1.8 GB, and a margin."""
+from examples.training.provenance import commit
 
 
 def list_cases(config: Config) -> Iterator[update.Case]:
@@ -33,10 +28,11 @@ def list_cases(config: Config) -> Iterator[update.Case]:
             yield case
 
 
-def run(config: Config, console: Console) -> list[update.Record]:
+def run(config: Config, console: Console) -> list[records.Record]:
     """Compiles what is missing, writes each case as soon as it is done, and returns all records."""
-    records = report.read_records(config.out)
-    done = {(*(row[key] for key in update.Case._fields), row["arm"]) for row in records}
+    found = records.read_updates(config.out)
+    records.check_versions(config.out, found)
+    done = {(*(row[key] for key in update.Case._fields), row["arm"]) for row in found}
     plans, refused = [], []
     for name, chips in itertools.product(config.cards, config.chips):
         try:
@@ -55,44 +51,24 @@ def run(config: Config, console: Console) -> list[update.Record]:
                 plans.append((plan, arms))
     for case, reason in refused:
         console.print(f"left out: {' '.join(map(str, case))}: {reason}", highlight=False)
-    if refused and not plans and not records:
+    if refused and not plans and not found:
         raise ValueError("nothing is left to compile; the reasons are above")
-    # The file is written anew without a line that was cut off.
-    config.out.write_text("".join(json.dumps(row) + "\n" for row in records))
+    records.write(config.out, found)  # without a line that was cut off
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        config.out.open("a") as file,
-        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
-    ):
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task("", total=len(plans))
         for plan, arms in plans:
-            check_memory()
+            targets.check_memory(update.COMPILER_BYTES)
             progress.update(bar, description=" ".join(map(str, plan.case)))
             transforms = update.make_arms(plan.tree)
             missing = {arm: transforms[arm] for arm in arms}
+            versions = records.find_versions(cards.find_card(plan.case.card).platform)
             for record in update.compile_arms(plan, missing).values():
-                record["versions"] = find_versions(plan.case.card)
-                records.append(record)
-                file.write(json.dumps(record) + "\n")
-            file.flush()
+                record |= {"versions": versions, "commit": commit()}
+                found.append(record)
+                records.add(config.out, record)
             progress.advance(bar)
-    return records
-
-
-def check_memory() -> None:
-    """Raises ValueError if this machine has too little free memory for its compilers."""
-    if (free := measure.available_host_bytes()) < COMPILER_BYTES:
-        raise ValueError(
-            f"a compiler takes up to {COMPILER_BYTES / 1e9:.3g} GB of this machine's memory, and "
-            f"{free / 1e9:.3g} GB are free. What is compiled already is kept: close other programs and "
-            f"start this again"
-        )
-
-
-def find_versions(card: str) -> dict[str, str]:
-    """The versions of JAX and of the card's compiler."""
-    compiler = "libtpu" if cards.CARDS[card].platform == "tpu" else "jax-cuda13-pjrt"
-    return {name: importlib.metadata.version(name) for name in ("jax", "optax", compiler)}
+    return found
 
 
 def main(config: Config) -> None:
@@ -101,14 +77,15 @@ def main(config: Config) -> None:
             sys.exit(missing)
     console = Console()
     try:
-        records = run(config, console)
+        found = run(config, console)
     except ValueError as error:
         sys.exit(str(error))
     wide = Console(width=max(console.width, 160))
-    for table in report.make_tables(records):
+    for table in report.make_tables(found):
         wide.print(table)
-    picture = config.out.with_suffix(".png")
-    report.make_picture(records).savefig(picture, dpi=150)
     page = config.out.with_suffix(".md")
-    page.write_text(report.make_page(records))
-    console.print(f"records: {config.out}; tables: {page}; picture: {picture}")
+    page.write_text(report.make_page(found))
+    console.print(f"records: {config.out}; tables: {page}")
+    if figure := picture.make(found):
+        figure.savefig(config.out.with_suffix(".png"), dpi=150)
+        console.print(f"picture: {config.out.with_suffix('.png')}")

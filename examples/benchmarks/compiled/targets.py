@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from examples.benchmarks import measure
 from examples.benchmarks.compiled.cards import Card, check_topology
 
 # The extra of pyproject.toml that brings each compiler, and the module that tells whether it is here.
@@ -60,6 +61,16 @@ def find_missing(card: Card) -> str | None:
             f'python -m pip install ".[examples,{extra}]"'
         )
     return None
+
+
+def check_memory(needed: float) -> None:
+    """Raises ValueError if a compiler may take more bytes than this machine has free."""
+    if (free := measure.available_host_bytes()) < needed:
+        raise ValueError(
+            f"a compiler takes up to {needed / 1e9:.3g} GB of this machine's memory, and "
+            f"{free / 1e9:.3g} GB are free. What is compiled already is kept: close other programs and "
+            f"start this again"
+        )
 
 
 def describe_devices(card: Card, chips: int) -> list[Any]:

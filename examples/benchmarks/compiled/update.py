@@ -13,6 +13,9 @@ from examples.benchmarks.compiled.names import NETS, OPTIMIZERS, TREES
 
 Record = dict[str, Any]
 
+COMPILER_BYTES = 2e9
+"""What the largest update step that was compiled took of this machine's memory, 1.8 GB, and a margin."""
+
 
 class Case(NamedTuple):
     """One update step to compile."""

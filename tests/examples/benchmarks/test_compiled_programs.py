@@ -1,11 +1,6 @@
-"""Compiled update steps: what is read from a program's text, how trees are split, bad input."""
+"""Programs for cards: what is read from a program's text, how trees are split, other forms of the means."""
 
-import io
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,24 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from rich.console import Console
 
 from examples.benchmarks import flags, trees
-from examples.benchmarks.compiled import (
-    cards,
-    hlo,
-    layouts,
-    llama,
-    mean_forms,
-    names,
-    report,
-    roofline,
-    run,
-    steps,
-    targets,
-    update,
-)
-from examples.benchmarks.compiled.config import Config
+from examples.benchmarks.compiled import hlo, layouts, llama, mean_forms, names, steps, update
 from optax_gc import centralize
 
 TEXT = """
@@ -140,7 +120,7 @@ def test_llama_shapes_have_as_many_parameters_as_the_published_models(name, bill
     assert round(llama.create(name).parameters / 1e9, 4) == billions
 
 
-def test_llama_shapes_make_a_network_that_trains_and_gc_keeps_layers_apart():
+def test_llama_shapes_make_a_network_that_trains_and_gc_keeps_layers_apart(fast):
     """A step in the direction of the centralized gradient lowers the loss; each layer's mean is 0."""
     size = llama.Size(2, 8, 16, 2, 2, 4, 11)
     shapes, axes = llama.create_trees(size)
@@ -229,136 +209,6 @@ def test_a_case_that_does_not_fit_into_memory_says_how_much_is_needed():
         update.make_plan(case, {"llama_70g": llama.create("llama_70g")})
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"cards": ("v9",)}, "--cards v9: unknown; there are v5e, v5p, v6e, h100"),
-        (
-            {"chips": (7,)},
-            r"no topology of 7 chips is known for v5e; there are 1 \(1x1\), 8 \(2x4\)",
-        ),
-        ({"chips": ()}, "--chips needs at least one number; there are 1, 8, 256, 1024, 4096"),
-        ({"trees": ("resnet5",)}, "--trees resnet5: unknown; there are resnet50, vit_b16"),
-        ({"layouts": ("rows",)}, "--layouts rows: unknown; there are replicated, fsdp"),
-        ({"optimizers": ("lion",)}, "--optimizers lion: unknown; there are sgdm, adamw, muon"),
-        ({"arms": ()}, "--arms needs at least one name; there are none, ours"),
-        ({"out": Path("x.txt")}, r"--out x\.txt: the name must end in \.jsonl"),
-    ],
-)
-def test_bad_settings_are_one_clear_line(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**settings)
-
-
-def test_a_machine_without_the_compiler_is_told_what_it_lacks(monkeypatch):
-    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(targets.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
-    missing = targets.find_missing(cards.CARDS["h100"])
-    assert missing == (
-        'the compiler for h100 is not installed: python -m pip install ".[examples,cuda-compiler]"'
-    )
-    monkeypatch.setattr(targets.platform, "machine", lambda: "arm64")
-    assert "for Linux on x86-64 only" in (targets.find_missing(cards.CARDS["v5e"]) or "")
-
-
-def test_a_record_file_with_a_broken_line_names_it_and_a_cut_off_end_is_left_out(tmp_path):
-    path = tmp_path / "compiled.jsonl"
-    path.write_text('{"arm": "none"}\n{"arm": "ou')
-    assert report.read_records(path) == [{"arm": "none"}]
-    path.write_text('{"arm": "none"}\nnot json\n{"arm": "ours"}\n')
-    with pytest.raises(ValueError, match=r"compiled\.jsonl, line 2: not a JSON record"):
-        report.read_records(path)
-
-
-def test_one_chip_has_the_replicated_layout_only():
-    cases = list(run.list_cases(Config(cards=("v5e",), trees=("vgg11",))))
-    assert {case.layout for case in cases if case.chips == 1} == {"replicated"}
-    assert {case.layout for case in cases if case.chips == 8} == set(names.LAYOUTS)
-
-
-def test_a_card_is_left_out_where_it_has_no_topology_of_so_many_chips(tmp_path):
-    config = Config(cards=("v5e", "v5p"), chips=(256, 4096), trees=("llama_1g",))
-    found = {(case.card, case.chips) for case in run.list_cases(config)}
-    assert found == {("v5e", 256), ("v5p", 256), ("v5p", 4096)}
-    nothing = Config(cards=("v5e",), chips=(1024,), out=tmp_path / "compiled.jsonl")
-    printed = io.StringIO()
-    with pytest.raises(ValueError, match="nothing is left to compile"):
-        run.run(nothing, Console(file=printed, width=200))
-    expected = "left out: v5e 1024: no topology of 1024 chips is known for v5e; there are 1 (1x1)"
-    assert expected in printed.getvalue()
-
-
-def test_too_little_memory_to_compile_is_told_before_it_begins(tmp_path, monkeypatch):
-    def compile_arms(*args):
-        raise AssertionError("compiled")
-
-    monkeypatch.setattr(update, "compile_arms", compile_arms)
-    monkeypatch.setattr(run.measure, "available_host_bytes", lambda: 1_500_000_000)
-    settings: Any = {"cards": ("v5e",), "chips": (1,), "trees": ("vgg11",)}
-    config = Config(**settings, optimizers=("sgdm",), out=tmp_path / "compiled.jsonl")
-    expected = "takes up to 2 GB of this machine's memory, and 1.5 GB are free"
-    with pytest.raises(ValueError, match=expected):
-        run.run(config, Console(quiet=True))
-
-
-def test_the_page_has_a_row_for_each_case_and_the_picture_its_points():
-    arm = {
-        "card": "v5e",
-        "optimizer": "sgdm",
-        "chips": 8,
-        "layout": "fsdp",
-        "refused": None,
-        "gradient_reads": 1.0,
-        "temporary_bytes": 0,
-        "chip_means_bytes": 5000,
-        "fusions": 7,
-        "compile_seconds": 1.0,
-        "collectives": [],
-        "collective_bytes": 0,
-    }
-    sent = {"kind": "all-reduce", "axes": ["fsdp"], "number": 1, "bytes": 2_500_000}
-    records = []
-    for tree, parameters in {"large": 70, "small": 7}.items():
-        its = arm | {"tree": tree, "parameters": parameters * 10**9}
-        ours = {"fusions": 9, "collectives": [sent], "collective_bytes": 2_500_000}
-        records += [its | {"arm": "none"}, its | ours | {"arm": "ours", "gradient_reads": None}]
-    lines = report.make_page(records).splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "sgdm" in line]
-    assert [row[0] for row in cells] == ["small", "large"]
-    assert cells[0][1:] == [
-        *("sgdm", "8", "fsdp", "7 → 9", "-", "0 → 0", "5", "1 (2.5 MB, fsdp)", "-", "1.0 → 1.0")
-    ]
-    panels = report.make_picture(records).axes
-    (by_parameters,) = panels[0].lines
-    assert np.array(by_parameters.get_xydata()).tolist() == [[7e9, 2], [7e10, 2]]
-    assert len(panels[3].lines) == 2
-
-
-def test_the_tables_that_are_kept_are_those_of_the_records():
-    folder = Path(run.__file__).parents[1] / "results/compiled"
-    records = report.read_records(folder / "compiled.jsonl")
-    assert (folder / "compiled.md").read_text() == report.make_page(records)
-    assert all(row["same_program_as"] == "ours" for row in records if row["arm"] == "plain")
-    text = io.StringIO()
-    bounds = roofline.make_table(report.read_records(folder / "roofline.jsonl"))
-    Console(file=text, width=160).print(bounds)
-    rows = [line.strip() for line in text.getvalue().splitlines() if line.startswith("|")]
-    root = Path(run.__file__).parents[3]
-    for page in (folder / "README.md", root / "docs/cost.md"):
-        assert "\n".join(rows) in page.read_text()
-
-
-def test_only_what_gc_adds_counts_among_collectives():
-    old = {"kind": "all-gather", "axes": ["fsdp"], "number": 2, "bytes": 10}
-    added = {"kind": "all-reduce", "axes": ["model"], "number": 1, "bytes": 2_500_000}
-    more = old | {"number": 3, "bytes": 15}
-    none = {"collectives": [old]}
-    assert report.describe_collectives(none, {"collectives": [old]}) == "0"
-    assert report.describe_collectives(none, {"collectives": [old, added]}) == "1 (2.5 MB, model)"
-    assert report.describe_collectives(none, {"collectives": [more]}) == "1 (5 B, fsdp)"
-
-
 @pytest.mark.parametrize("name", [name for name, (form, _) in mean_forms.FORMS.items() if form])
 def test_other_forms_of_the_means_are_the_same_function(name):
     rng = np.random.default_rng(0)
@@ -373,38 +223,8 @@ def test_other_forms_of_the_means_are_the_same_function(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
-def test_a_roofline_divides_a_read_of_the_gradients_by_the_least_time_of_the_step():
-    card = cards.CARDS["v5e"]
-    found = roofline.bound(card, flops=197e10, traffic=819e6, gradient_bytes=819e6)
-    assert found["flops_milliseconds"] == pytest.approx(10)
-    assert found["bytes_milliseconds"] == pytest.approx(1)
-    assert found["gc_milliseconds"] == pytest.approx(1)
-    assert found["share"] == pytest.approx(0.1)
-    more = roofline.bound(card, flops=197e10, traffic=819e7 * 2, gradient_bytes=819e6)
-    assert more["share"] == pytest.approx(0.05)
-
-
 def test_flops_of_the_networks_are_those_that_are_known():
     """A convolution net takes 3 times its forward pass, of 4.1e9 multiplications and additions."""
     assert steps.count_resnet_flops(2) / 2 == pytest.approx(3 * 2 * 4.1e9, rel=0.05)
     # 8 FLOPs for each weight and token, with layers computed twice forward, and attention beside it.
     assert steps.count_llama_flops(256) / (8 * 6.6e9 * 256) == pytest.approx(1, rel=0.1)
-
-
-@pytest.mark.compilers
-def test_the_program_writes_records_a_picture_and_goes_on_where_it_was(tmp_path):
-    out = tmp_path / "compiled.jsonl"
-    command = [sys.executable, "-m", "examples.benchmarks.compiled", "--cards", "h100", "--chips"]
-    command += ["8", "--trees", "llama_1g", "--optimizers", "sgdm", "--layouts", "fsdp"]
-    command += ["--out", str(out), "--arms", "none"]
-    subprocess.run(command, capture_output=True, text=True, check=True)
-    first = out.read_text()
-    result = subprocess.run([*command, "ours"], capture_output=True, text=True, check=True)
-    assert out.read_text().startswith(first)
-    none, ours = map(json.loads, out.read_text().splitlines())
-    assert (none["arm"], ours["arm"]) == ("none", "ours")
-    assert none["collectives"] == []
-    (sent,) = ours["collectives"]
-    assert (sent["kind"], sent["axes"], sent["number"]) == ("all-reduce", ["fsdp"], 1)
-    assert "llama_1g" in result.stdout
-    assert out.with_suffix(".png").stat().st_size > 10_000
