@@ -4,6 +4,7 @@ A split is a folder of images and one file of annotations, which is read and che
 kept of it are flat arrays and the outlines of the objects.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -157,7 +158,7 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     _by_id(path, "annotation", annotations)
     category_ids = tuple(sorted(_by_id(path, "category", categories)))
     labels = {number: label for label, number in enumerate(category_ids, 1)}
-    class_names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
+    class_names = _name_classes(categories)
 
     names = [_text(path, entry, "file_name") for entry in images]
     check_names(path, names)
@@ -177,6 +178,9 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
         label = _look_up(where, entry, "category", labels)
         height, width = sizes[row].tolist()
         box = _box(where, entry, height, width)
+        area = entry.get("area", 0)
+        if not _is_number(area) or area < 0:
+            raise DatasetError(f"{where}: expected an area of 0 or more, found {str(area)[:80]}")
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise DatasetError(f"{where}: iscrowd must be 0 or 1, not {crowd!r}")
@@ -236,6 +240,15 @@ def _by_id(path: Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[
             raise DatasetError(f"{path}: two {kind} entries have the id {number}")
         rows[number] = row
     return rows
+
+
+def _name_classes(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Returns the name of each category by its id. Equal names get their ids behind them."""
+    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
+    count = collections.Counter(names.values())
+    return {
+        number: name if count[name] == 1 else f"{name} ({number})" for number, name in names.items()
+    }
 
 
 def _look_up(where: str, entry: Mapping[str, Any], kind: str, known: Mapping[int, int]) -> int:

@@ -35,6 +35,7 @@ BROKEN = (
     MemoryError,
     NotImplementedError,
     OSError,
+    RecursionError,
     SyntaxError,
     TypeError,
     ValueError,

@@ -15,7 +15,7 @@ class Config(Settings):
     """Decides all numbers of a detection run, up to rounding."""
 
     dataset: Literal["coco", "scenes"]
-    """The data set, in COCO's format: a folder of --data-dir (coco), or digits in scenes, which are made if they are missing (scenes)."""
+    """The data set, in COCO's format: the folder --data-dir (coco), or digits in scenes, which are made there or in runs/scenes if the folder does not exist (scenes)."""
     train_split: str
     """The images to train on: the folder TRAIN-SPLIT with annotations/instances_TRAIN-SPLIT.json."""
     eval_split: str
@@ -41,7 +41,9 @@ class Config(Settings):
     rules: Literal["mmdetection", "torchvision"] = "mmdetection"
     """Whose rules for matching and losses: those of the paper's detectors (mmdetection), or torchvision's."""
     aligned: bool = False
-    """Shift RoIAlign and mask targets by half a pixel. Small images gain by it."""
+    """Shift RoIAlign and mask targets by half a pixel, and do not round boxes to whole pixels when masks are drawn. Small images gain by it."""
+    anchor_scale: float = 8.0
+    """The side of a square anchor, in strides of its level. With 8, the smallest square anchor has 32 pixels. An object that is much smaller than the smallest anchors is not learned."""
     proposals: int = 2000
     """The number of proposals of an image in training, and of anchors of a level from which they are chosen. Evaluation takes half."""
     anchor_samples: int = 256
@@ -79,6 +81,9 @@ class Config(Settings):
         ):  # fmt: skip
             value = getattr(self, field)
             self.require(value is None or value >= 1, field, "it must be at least 1")
+        self.require(
+            0 < self.anchor_scale < float("inf"), "anchor_scale", "it must be a positive number"
+        )
         self.require(self.proposals >= 2, "proposals", "it must be at least 2")
         self.require(self.roi_samples >= 4, "roi_samples", "it must be at least 4")
         self.require(

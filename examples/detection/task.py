@@ -1,6 +1,7 @@
 """From the settings of a detection run to the job that the training loop makes."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ from examples.detection.evaluation import Scorer, Scores
 from examples.detection.pretrained import load_backbone
 from examples.detection.rcnn import RCNN
 from examples.detection.splits import Data, load_data
-from examples.models.pretrained import read_file
+from examples.models.pretrained import WeightsError, read_file
 from examples.training import optimizers, sharding, steps
+from examples.training.checkpoints import CheckpointError
 from examples.training.compiled import Steps, compile_net
 from examples.training.evaluation import evaluate_batches
 from examples.training.loop import Job
@@ -105,15 +107,21 @@ class Trainer:
             mirror=config.mirror,
         )
         check_settings(config, plan.steps_per_epoch, self._mesh)
+        shapes = batch_shapes(config, data)
         classes = len(data.train.category_ids) + 1
+        load = None
+        if config.pretrained is not None:
+            # Before anything is compiled, because wrong weights are found in a moment.
+            load = read_backbone(config)
+            load(nnx.eval_shape(lambda: create_model(config, classes, 0)))
         spec = optimizer_spec(config, steps_per_epoch=plan.steps_per_epoch)
         # The steps get this key only, so runs with equal keys can share their compiled steps.
         key = (net_settings(config), spec, classes, diagnose)
         if key not in self._steps:
             self._steps[key] = compile_steps(*key, self._mesh)
         compiled = self._steps[key]
-        check_shapes(config, data, compiled, self._mesh)
-        return make_task(config, data, compiled, plan, self._mesh, self._workers)
+        trace_steps(compiled, *shapes, self._mesh)
+        return make_task(config, data, compiled, plan, self._mesh, load, self._workers)
 
 
 def net_settings(config: Config) -> Config:
@@ -206,6 +214,7 @@ def create_model(config: Config, num_classes: int, seed: int) -> RCNN:
             masks=config.masks,
             fpn_channels=config.fpn_channels,
             fc_units=config.fc_units,
+            anchor_scale=config.anchor_scale,
             pre_nms=proposals,
             post_nms=proposals,
             detections=config.detections,
@@ -219,13 +228,11 @@ def create_model(config: Config, num_classes: int, seed: int) -> RCNN:
         raise
 
 
-def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> None:
-    """Traces both steps for one bucket, without running them.
-
-    What is traced here is kept, so the first step on this bucket is not traced again.
+def batch_shapes(config: Config, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the shapes and dtypes in the training and in the evaluation batches of one bucket.
 
     Raises:
-      UserError: a batch is too large.
+      SettingError: the batches do not fit into the memory.
     """
     preparation, size = data.preparation, config.batch_size
     places, cells = preparation.max_objects, preparation.mask_cells
@@ -242,10 +249,22 @@ def check_shapes(config: Config, data: Data, compiled: Steps, mesh: Mesh) -> Non
             "mask_frames": ((size, places, 4), np.float32),
         }
     # Some batches are made ahead.
-    total = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in batch.values())
-    require_memory(6 * int(total), "--batch-size, --short-side and --max-objects: the batches")
+    total = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in batch.values())
+    require_memory(6 * total, "--batch-size, --short-side and --max-objects: the batches")
+    return batch, image | {"row": ((size,), np.int32), "counts": ((size,), np.bool_)}
+
+
+def trace_steps(
+    compiled: Steps, batch: Mapping[str, Any], tested: Mapping[str, Any], mesh: Mesh
+) -> None:
+    """Traces both steps, without running them.
+
+    What is traced here is kept, so the first step on the same bucket is not traced again.
+
+    Raises:
+      UserError: a batch is too large.
+    """
     compiled.train_step.eval_shape(compiled.state, sharding.abstract_batch(batch, mesh))
-    tested = image | {"row": ((size,), np.int32), "counts": ((size,), np.bool_)}
     compiled.eval_step.eval_shape(compiled.state, sharding.abstract_batch(tested, mesh))
 
 
@@ -260,17 +279,32 @@ def find_objects(model: RCNN, batch: Mapping[str, jax.Array]) -> dict[str, jax.A
     }
 
 
-def read_backbone(path: Path) -> Callable[[RCNN], None]:
-    """Reads weights of a classifier, and returns what puts them into a detector's backbone.
+def read_backbone(config: Config) -> Callable[[RCNN], None]:
+    """Reads the weights that a run starts from, and returns what puts them into a backbone.
 
-    Args:
-      path: a .safetensors or .pth file in PyTorch's layout, or the folder of a classifier's run.
+    They are a .safetensors or .pth file in PyTorch's layout, or the folder of a classifier's run.
+
+    Raises:
+      UserError: they cannot be read. The returned function raises it if they are those of another
+        net.
     """
-    if path.is_dir():
-        load = read_weights(path)
-        return lambda model: load(model.backbone)
-    state = read_file(path)
-    return lambda model: load_backbone(model, state)
+    path = Path(config.pretrained or "")
+    load_net = read_weights(path) if path.is_dir() else None
+    state = {} if load_net else read_file(path)
+
+    def load(model: RCNN) -> None:
+        try:
+            if load_net:
+                load_net(model.backbone)
+            else:
+                load_backbone(model, state)
+        except (CheckpointError, WeightsError) as error:
+            raise WeightsError(
+                f"--pretrained {path}: {error}. The run needs weights of a classifier that is a "
+                f"{config.backbone} of width {config.width} with the normalization {config.norm}"
+            ) from error
+
+    return load
 
 
 def make_task(
@@ -279,17 +313,20 @@ def make_task(
     compiled: Steps,
     plan: pipeline.Plan,
     mesh: Mesh,
+    load: Callable[[RCNN], None] | None,
     workers: int = 0,
 ) -> Task:
     """Joins data and compiled steps to a run.
 
-    Raises:
-      UserError: the pretrained weights are those of another net.
+    Args:
+      config: the settings of the run.
+      data: its images.
+      compiled: its steps.
+      plan: which images are in which batch.
+      mesh: the devices.
+      load: puts the weights that the run starts from into its net.
+      workers: the number of processes that make batches; with 0, a thread does it.
     """
-    load = read_backbone(Path(config.pretrained)) if config.pretrained else None
-    if load:
-        # So that wrong weights are found now, not after the start.
-        load(nnx.eval_shape(lambda: create_model(config, len(data.train.category_ids) + 1, 0)))
     tx = compiled.make_tx(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
 
     def init():
@@ -302,7 +339,7 @@ def make_task(
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    scorer = Scorer(data.test, data.test_rows, masks=config.masks)
+    scorer = Scorer(data.test, data.test_rows, masks=config.masks, aligned=config.aligned)
     last: list[Scores] = []
 
     tested = pipeline.evaluation_batches(

@@ -114,7 +114,7 @@ def _unusable(folder: Path, step: int, error: Exception) -> CheckpointError:
     )
     return CheckpointError(
         f"{folder / str(step)} cannot be used: {describe(error)}. It is damaged, or it was saved by "
-        f"another version or with another number of processes; {advice}"
+        f"another version, for data with other classes, or with another number of processes; {advice}"
     )
 
 

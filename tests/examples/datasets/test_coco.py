@@ -95,6 +95,15 @@ BAD = {
     "a box that is not a number": ({"bbox": [3, 2, 1, float("nan")]}, "four numbers"),
     "a polygon of two points": ({"segmentation": [[1, 1, 2, 2]]}, "three points"),
     "a polygon of seven numbers": ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three points"),
+    "an infinite box": ({"bbox": [3, 2, 1, float("inf")]}, "four numbers"),
+    "a box of texts": ({"bbox": ["3", "2", "1", "5"]}, "four numbers"),
+    "a box that is missing": ({"bbox": None}, "four numbers"),
+    "a negative area": ({"area": -1}, "an area of 0 or more, found -1"),
+    "an area that is a text": ({"area": "29"}, "an area of 0 or more, found 29"),
+    "a crowd that is a text": ({"iscrowd": "yes"}, "iscrowd must be 0 or 1, not 'yes'"),
+    "a polygon of texts": ({"segmentation": [["1"] * 8]}, "polygons of numbers"),
+    "a polygon far outside": ({"segmentation": [[0, 0, 900, 0, 900, 900]]}, "far outside"),
+    "a text as outline": ({"segmentation": "3 2 9 2"}, "polygons or runs"),
     "an unknown category": ({"category_id": 99}, "no category has the id '99'"),
     "a list as a category": ({"category_id": [1]}, r"no category has the id '\[1\]'"),
     "an unknown image": ({"image_id": 99}, "no image has the id '99'"),
@@ -109,6 +118,14 @@ BAD = {
     "runs that are too few": (
         {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [3, 4]}},
         "cover 7 pixels",
+    ),
+    "negative runs": (
+        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-8, HEIGHT * WIDTH + 8]}},
+        "cover 192 pixels",
+    ),
+    "runs of fractions": (
+        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [0.5, 191.5]}},
+        "the counts of runs",
     ),
     "runs that are cut off": (
         {"segmentation": {"size": [HEIGHT, WIDTH], "counts": encode_mask(MASK)["counts"][:-1]}},
@@ -135,12 +152,29 @@ def test_a_broken_file_is_refused(tmp_path):
     twice["images"][1]["id"] = 9
     leaves = copy.deepcopy(good)
     leaves["images"][1]["file_name"] = "../a.png"
+    absolute = copy.deepcopy(good)
+    absolute["images"][1]["file_name"] = "/a.png"
+    flat = copy.deepcopy(good)
+    flat["images"][1]["width"] = 0
+    text = copy.deepcopy(good)
+    text["images"][1]["height"] = "12"
     missing = copy.deepcopy(good)
     missing["images"][1]["file_name"] = "d.png"
     for number, (content, words) in enumerate(
         (
             (json.dumps(good)[:-20], "reading it failed"),
             ([], "COCO's format"),
+            ("annotations", "reading it failed"),
+            ("", "reading it failed"),
+            ("[" * 100_000, "reading it failed"),
+            ({**good, "categories": [{"id": 5}, {"id": 5}]}, "two category entries have the id 5"),
+            (
+                {**good, "annotations": [entry("3")]},
+                "annotation 1 .* a whole number as id, found '3'",
+            ),
+            (flat, "image 7: expected the width in whole pixels, found '0'"),
+            (text, "image 7: expected the height in whole pixels, found '12'"),
+            (absolute, "inside the folder"),
             ({**good, "images": []}, "at least one image"),
             ({**good, "categories": None}, '"categories"'),
             (twice, "two image entries have the id 9"),
@@ -159,3 +193,9 @@ def test_an_image_of_another_size_is_refused_when_it_is_read(tmp_path):
     Image.new("L", (WIDTH, HEIGHT + 1)).save(tmp_path / "train" / "a.png")
     with pytest.raises(DatasetError, match=r"a\.png: the image has 16 x 13 pixels.*image 7"):
         load_coco(tmp_path, "train").read_image(1)
+
+
+def test_classes_of_the_same_name_keep_their_ids_in_it(tmp_path):
+    categories = [{"id": 0, "name": "cat"}, {"id": 5, "name": "cat"}, {"id": 2}]
+    write(tmp_path, {**make_content(), "categories": categories})
+    assert load_coco(tmp_path, "train").class_names == ("cat (0)", "2", "cat (5)")

@@ -151,7 +151,7 @@ def test_batches_are_the_same_for_processes_and_after_a_restart(tmp_path):
     assert rows.tolist() == [0, 1, 3, 4, 6, 7]  # one image is empty and one too small
 
     def make(**share):
-        plan = pipeline.Plan(data, rows, SMALL, 2, seed=3)
+        plan = pipeline.Plan(data, rows, SMALL, 4, seed=3)
         return pipeline.train_batches(plan, epochs=5, **share)
 
     whole = take(make(), 6)

@@ -4,6 +4,9 @@ import contextlib
 import csv
 import dataclasses
 import json
+import re
+import socket
+import subprocess
 from typing import Any, cast
 
 import jax
@@ -15,18 +18,17 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from examples.datasets.coco import draw_mask, encode_mask
-from examples.datasets.types import DatasetError
 from examples.detection.config import Config
 from examples.detection.rcnn import RCNN
 from examples.detection.results import write_scores
-from examples.detection.splits import load_data
 from examples.detection.task import Trainer, create_model, net_settings, read_backbone
 from examples.models.pretrained import WeightsError, find_places
-from examples.training.checkpoints import CheckpointError, read_variables
+from examples.training.checkpoints import read_variables
+from examples.training.errors import DivergedError
 from examples.training.loop import train
 from examples.training.sharding import make_mesh, put_batch
 from tests.examples.detection.tiny import CONFIG, flags_of
-from tests.examples.killing import kill_and_continue
+from tests.examples.killing import PYTHON, ROOT, kill_and_continue
 
 QUIET = Console(quiet=True)
 
@@ -86,10 +88,16 @@ def config(weights):
 
 
 @pytest.fixture(scope="module")
-def whole(scenes_folder, config, fast, tmp_path_factory):
+def trainer(scenes_folder):
+    """Returns what prepares runs on one device, and keeps their compiled steps."""
+    return Trainer(make_mesh(1), data_dir=scenes_folder)
+
+
+@pytest.fixture(scope="module")
+def whole(trainer, config, fast, tmp_path_factory):
     """Returns a finished run on one device, with its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    task = Trainer(make_mesh(1), data_dir=scenes_folder).prepare(config)
+    task = trainer.prepare(config)
     return task, folder, train(task.job, folder, checkpoint_every=30, log_every=1, console=QUIET)
 
 
@@ -129,27 +137,31 @@ def test_steps_are_traced_once_for_each_bucket(mixed_folder, config, monkeypatch
     assert sorted(traced) == [(64, 96), (96, 64)]
 
 
+def train_until(job, folder, *, steps, every):
+    """Trains for some steps. Then an error stands for the end of the process."""
+    left = steps
+
+    def step(state, batch):
+        nonlocal left
+        if not left:
+            raise KilledError
+        left -= 1
+        return job.train_step(state, batch)
+
+    with pytest.raises(KilledError):
+        train(
+            job._replace(train_step=step),
+            folder,
+            checkpoint_every=every,
+            log_every=1,
+            console=QUIET,
+        )
+
+
 def test_a_run_that_is_killed_anywhere_continues_with_the_same_numbers(whole, tmp_path):
-    """A step that raises an error stands for the end of the process."""
     task, _, finished = whole
-    for number, killed in enumerate((2, 11, 17)):
-        left = killed
-
-        def step(state, batch):
-            nonlocal left
-            if not left:
-                raise KilledError
-            left -= 1
-            return task.job.train_step(state, batch)
-
-        with pytest.raises(KilledError):
-            train(
-                task.job._replace(train_step=step),
-                tmp_path,
-                checkpoint_every=4 + number,
-                log_every=1,
-                console=QUIET,
-            )
+    for every, steps in ((4, 2), (5, 11), (6, 17)):
+        train_until(task.job, tmp_path, steps=steps, every=every)
     continued = train(task.job, tmp_path, log_every=1, console=QUIET)
     assert numbers(continued.lines) == numbers(finished.lines)
 
@@ -177,13 +189,52 @@ def test_a_program_killed_three_times_ends_like_one_that_was_not(
     assert lines[-1]["kind"] == "test"
 
 
-def test_four_devices_with_an_image_each_make_the_losses_of_one(
-    whole, config, scenes_folder, tmp_path
+@pytest.mark.eight_devices
+@pytest.mark.parametrize("devices", [2, 4])
+def test_several_devices_make_the_losses_of_one_and_continue_with_the_same_numbers(
+    whole, config, scenes_folder, tmp_path, devices
 ):
-    job = Trainer(make_mesh(4), data_dir=scenes_folder).prepare(config).job
-    # The same schedule, but only its first steps: rounding grows.
-    finished = train(job._replace(epochs=4), tmp_path, log_every=1, console=QUIET)
+    job = Trainer(make_mesh(devices), data_dir=scenes_folder).prepare(config).job
+    # The same schedule, but only its first steps, because rounding grows. Two processes evaluate.
+    job = job._replace(epochs=4, evaluate=lambda state: {"box_AP": 0.0})
+    finished = train(job, tmp_path / "whole", log_every=1, console=QUIET)
     compare_losses(finished.lines, whole[2].lines)
+    train_until(job, tmp_path / "killed", steps=3, every=2)
+    continued = train(job, tmp_path / "killed", log_every=1, console=QUIET)
+    assert numbers(continued.lines) == numbers(finished.lines)
+
+
+def test_two_processes_with_two_images_each_make_the_losses_of_one(
+    whole, config, fast, scenes_folder, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [*PYTHON, "-m", "examples.train_detector", *flags_of(config)]
+    command += ["--data-dir", str(scenes_folder), "--log-every", "1", "--checkpoint-every", "30"]
+    command += ["--out", str(tmp_path / "run"), "--distributed", "--coordinator", address]
+    programs = [
+        subprocess.Popen(
+            [*command, "--processes", "2", "--process", str(index)],
+            env={"PATH": "", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **fast},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        outputs = [program.communicate(timeout=300) for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+    assert [program.returncode for program in programs] == [0, 0], outputs
+    (told,), silent = (re.findall(r'\{"run".*\}', output) for output, _ in outputs)
+    assert silent == [], "one process tells the result"
+    result = json.loads(told)
+    assert (result["processes"], result["devices"]) == (2, "2 x cpu")
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    compare_losses(map(json.loads, log), whole[2].lines)
 
 
 def compare_losses(lines, expected):
@@ -260,6 +311,7 @@ OTHER = {
     "fc_units": (4, False),
     "rules": ("torchvision", False),
     "aligned": (False, False),
+    "anchor_scale": (2.0, False),
     "proposals": (20, False),
     "anchor_samples": (8, False),
     "roi_samples": (8, False),
@@ -288,25 +340,32 @@ def test_runs_share_steps_if_no_setting_differs_that_the_steps_depend_on():
         assert (net_settings(config) == net_settings(CONFIG)) == shared, name
 
 
-def test_weights_of_another_net_are_refused(weights, mixed_folder):
-    path, _ = weights
-    wider = dataclasses.replace(CONFIG, width=16)
+def test_weights_of_another_net_are_refused(config):
+    wider = dataclasses.replace(config, width=16)
     model = nnx.eval_shape(lambda: create_model(wider, 11, 0))
     with pytest.raises(WeightsError, match=r"of another shape: bn1\.bias \(8,\), not \(16,\)"):
-        read_backbone(path)(model)
-    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
-        read_backbone(mixed_folder)
+        read_backbone(wider)(model)
+    deeper = dataclasses.replace(config, backbone="resnet34")
+    model = nnx.eval_shape(lambda: create_model(deeper, 11, 0))
+    with pytest.raises(
+        WeightsError, match=r"missing: layer1\.2\.bn1\.bias.* is a resnet34 of width"
+    ):
+        read_backbone(deeper)(model)
 
 
-def test_the_other_splits_categories_must_be_the_same(scenes_folder, tmp_path):
-    (tmp_path / "annotations").mkdir()
-    for split in ("train", "test"):
-        (tmp_path / split).symlink_to(scenes_folder / split)
-        name = f"instances_{split}.json"
-        content = json.loads((scenes_folder / "annotations" / name).read_text())
-        if split == "test":
-            content["categories"][3]["name"] = "another"
-        (tmp_path / "annotations" / name).write_text(json.dumps(content))
-    config = dataclasses.replace(CONFIG, eval_split="test")
-    with pytest.raises(DatasetError, match=r"other categories .*2 are only .*4 'another'"):
-        load_data(config, tmp_path)
+def test_weights_that_are_not_finite_are_refused_by_name(weights, config, tmp_path):
+    state = weights[1] | {"layer2.0.bn1.bias": np.full(16, np.nan, np.float32)}
+    save_file(state, tmp_path / "nan.safetensors")
+    broken = dataclasses.replace(config, pretrained=str(tmp_path / "nan.safetensors"))
+    model = nnx.eval_shape(lambda: create_model(broken, 11, 0))
+    with pytest.raises(
+        WeightsError, match=r"nan\.safetensors: .*layer2\.0\.bn1\.bias holds numbers"
+    ):
+        read_backbone(broken)(model)
+
+
+def test_a_loss_that_is_not_finite_is_named_with_what_may_help(trainer, config, fast, tmp_path):
+    job = trainer.prepare(dataclasses.replace(config, learning_rate=1e30)).job
+    message = r"^step \d .*loss_mask is .*lower --learning-rate, in proportion to a smaller --batch"
+    with pytest.raises(DivergedError, match=message):
+        train(job, tmp_path, console=QUIET)

@@ -97,7 +97,7 @@ def test_settings_that_do_not_fit_together_are_refused():
         check_settings(config, 7330, mesh)
     scenes = PRESETS["scenes"][1]
     check_settings(scenes, 250, mesh)
-    with pytest.raises(SettingError, match="--warmup-steps 100: the run has only 100 steps"):
+    with pytest.raises(SettingError, match="--warmup-steps 100: the run has only 40 steps"):
         check_settings(scenes, 10, mesh)
     with pytest.raises(
         SettingError, match="--batch-size 7: it must be a multiple of the 2 devices"

@@ -262,3 +262,8 @@ def test_help_names_the_experiments():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for name in ("table1", "figure5", "curvature", "sources", "--scale"):
         assert name in done.stdout
+
+
+def test_only_experiments_whose_rates_are_settled_are_made_without_being_named():
+    assert run.default_names("cpu") == ["table1", "table2", "table3", "table4", "figure5"]
+    assert {"table5", "table6"} <= {*run.default_names("paper")}
