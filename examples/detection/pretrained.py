@@ -92,9 +92,10 @@ def create_from_state(
     needed = ("backbone.fpn.layer_blocks.0.0.weight", "roi_heads.box_predictor.cls_score.weight")
     for key in ("backbone.body.conv1.weight", *needed):
         if key not in state:
+            first = f"; one of its keys is {min(state)}" if state else ""
             raise WeightsError(
-                f"these are not the weights of a Faster or Mask R-CNN of torchvision: {key} is "
-                "missing. Their backbone must be a ResNet or a ResNeXt, with a feature pyramid"
+                "these are not the weights of a Faster or Mask R-CNN of torchvision over a ResNet "
+                f"or a ResNeXt with a feature pyramid: {key} is missing{first}"
             )
     pyramid, classifier = (state[key].shape for key in needed)
     if len(pyramid) != 4 or len(classifier) != 2:
