@@ -151,7 +151,9 @@ def detect(
     Returns:
       ``boxes`` (B, D, 4), ``scores`` (B, D), ``labels`` (B, D) and ``valid`` (B, D), best first,
       and with a mask head also ``masks`` (B, D, 28, 28), which `paste_masks` draws into an
-      image. Places without a detection are at the end and have ``valid`` False.
+      image. Places without a detection are at the end and have ``valid`` False. If the net
+      computes numbers for an image that are not finite, all of its places are like that, and
+      their scores are NaN.
 
     Raises:
       ValueError: the arrays have other shapes, the images are integers, or an image is empty or

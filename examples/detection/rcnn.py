@@ -195,11 +195,15 @@ class RCNN(nnx.Module):
         """Finds the objects in a batch of images; see `examples.detection.detect`."""
         pyramid = self.pyramid(images)
         anchors = self.anchors(_image_size(images), pyramid)
-        logits, codes = self.rpn(pyramid)
-        proposals = self.proposals(logits, codes, anchors, sizes, training=False)
+        objectness, codes = self.rpn(pyramid)
+        proposals = self.proposals(objectness, codes, anchors, sizes, training=False)
         pooled = self.pool(pyramid, proposals.boxes, BOX_POOL, in_chunks=True)
         logits, codes = self.box_predictor(self.box_head(pooled))
         found = select_detections(logits, codes, proposals, sizes, settings=self.settings)
+        # Comparisons with NaN are false, so an image with such numbers would only look empty.
+        finite = jnp.isfinite(objectness).all(1, keepdims=True)
+        scores = jnp.where(finite, found.scores, jnp.nan)
+        found = found._replace(scores=scores, valid=found.valid & finite)
         if self.mask_head is None:
             return found
         pooled = self.pool(pyramid, found.boxes, MASK_POOL, in_chunks=True)
