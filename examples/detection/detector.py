@@ -95,7 +95,9 @@ def create(
     }.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
-    if anchor_scale <= 0:
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"score_threshold must be from 0 to 1, not {score_threshold}")
+    if not anchor_scale > 0:
         raise ValueError(f"anchor_scale must be above 0, not {anchor_scale}")
     if norm == "gn" and (fpn_channels < 2 or fpn_channels % min(32, fpn_channels // 2)):
         raise ValueError(

@@ -226,8 +226,22 @@ def test_batch_with_no_place_for_objects_trains():
     assert len(parts) == 5
 
 
-def test_masks_are_needed_by_a_detector_with_masks():
-    batch = make_tiny_batch([GOOD] * 2, [[True] * 3] * 2)
-    del batch["masks"]
-    with pytest.raises(ValueError, match='its batches need "masks"'):
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"masks": None, "size": None}, "batches of this detector need size, masks"),
+        (
+            {"image": np.ones((2, 64, 64, 1), np.float32)},
+            r"must be \(B, H, W, 3\), not \(2, 64, 64",
+        ),
+        ({"image": np.ones((2, 64, 64, 3), np.uint8)}, "normalised floats, not uint8"),
+        ({"labels": np.ones((2, 4), np.int32)}, r"labels is \(2, 4\), valid is \(2, 3\)"),
+        ({"masks": np.ones((2, 64, 64), np.float32)}, r"masks is \(2, 64, 64\)"),
+        ({"size": np.ones(2, np.int32)}, r"size is \(2,\)"),
+    ],
+)
+def test_batches_whose_arrays_do_not_fit_are_refused(arrays, message):
+    batch = {**make_tiny_batch([GOOD] * 2, [[True] * 3] * 2), **arrays}
+    batch = {name: x for name, x in batch.items() if x is not None}
+    with pytest.raises(ValueError, match=message):
         make_tiny_net().losses(batch, jax.random.key(0))
