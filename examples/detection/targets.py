@@ -90,7 +90,7 @@ def _check_objects(image: int, target: Mapping[str, ArrayLike]) -> dict[str, np.
             "before the first: boxes are (x1, y1, x2, y2), not (x, y, width, height)"
         )
     masks = objects.get("masks")
-    if masks is not None and number and not (masks.min() >= 0 and masks.max() <= 1):
+    if masks is not None and not ((masks >= 0) & (masks <= 1)).all():
         raise ValueError(f"image {image}: masks must be from 0 to 1: divide those of 255 by it")
     if not np.issubdtype(boxes.dtype, np.floating):
         boxes = boxes.astype(np.float32)
