@@ -7,7 +7,7 @@ scores and masks drawn on it. The kind of the detector is read from the weights.
 """
 
 import dataclasses
-import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +53,12 @@ class Command:
             raise SettingError(f"--out {target} is a folder: name a picture in it")
         if not target.parent.is_dir():
             raise SettingError(f"--out {target}: there is no folder {target.parent}")
-        if not os.access(target.parent, os.W_OK):
-            raise SettingError(f"--out {target}: no file can be written in that folder")
+        try:
+            tempfile.TemporaryFile(dir=target.parent).close()
+        except OSError as error:
+            raise SettingError(
+                f"--out {target}: no file can be written in that folder: {error.strerror}"
+            ) from error
 
     @property
     def target(self) -> Path:

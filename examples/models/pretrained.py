@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -181,8 +182,13 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
-                    raise WeightsError(f"{path}: the file is damaged, at {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+                    raise WeightsError(
+                        f"{path}: the file is damaged, at {damaged}: copy or save it again"
+                    )
+        with warnings.catch_warnings():
+            # Of a file with other contents, PyTorch also warns. The error below is enough.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:  # many kinds of errors, which advise to turn this safety off

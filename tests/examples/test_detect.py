@@ -124,10 +124,13 @@ def refuse(folder, monkeypatch, *arguments):
     return text
 
 
-def test_a_folder_without_permission_to_write_is_refused_at_once(folder, monkeypatch):
-    monkeypatch.setattr(detect.os, "access", lambda path, mode: False)
+def test_a_folder_in_which_no_file_can_be_written_is_refused_at_once(folder, monkeypatch):
+    def refuse_files(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(detect.tempfile, "TemporaryFile", refuse_files)
     text = refuse(folder, monkeypatch, "noise.png", "--weights", "net.safetensors")
-    assert "noise.objects.png: no file can be written in that folder" in text
+    assert "noise.objects.png: no file can be written in that folder: Permission denied" in text
 
 
 def test_weights_that_give_no_finite_scores_are_refused(folder, monkeypatch):

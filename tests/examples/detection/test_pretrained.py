@@ -140,6 +140,11 @@ def test_weights_that_are_not_those_of_a_detector_are_refused(state, monkeypatch
     key = "backbone.body.layer3.0.conv1.weight"
     with pytest.raises(WeightsError, match="backbone of these weights is none of resnet18 "):
         create({**state, key: np.ones((7, 128, 3, 3), np.float32)}, **options)
-    key = "backbone.fpn.layer_blocks.0.0.weight"
-    with pytest.raises(WeightsError, match="another shape than in torchvision"):
-        create({**state, key: np.ones(7, np.float32)}, **options)
+    for key, sides in (
+        ("backbone.body.conv1.weight", 4),
+        ("backbone.fpn.layer_blocks.0.0.weight", 4),
+        ("roi_heads.box_predictor.cls_score.weight", 2),
+    ):
+        for value in (np.float32(3), np.ones(7, np.float32)):
+            with pytest.raises(WeightsError, match=f"{key} has {value.ndim} sides, and {sides} in"):
+                create({**state, key: value}, **options)
