@@ -86,7 +86,17 @@ def test_draws_and_targets_equal_torchvisions(name):
         assert np.isfinite(found.targets).all()
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.fixture
+def optimized():
+    """Lets the compiler optimize: otherwise convolutions in float64 take longer than it does."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.mark.usefixtures("x64", "optimized")
 def test_gradients_equal_torchvisions_in_float64(name):
     expected = load_arrays(name)
     model = nnx.clone(make_net(name))
