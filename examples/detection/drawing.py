@@ -14,7 +14,7 @@ def draw_objects(
     boxes: np.ndarray,
     names: Sequence[str],
     scores: np.ndarray,
-    masks: Sequence[np.ndarray] | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
 ) -> Image.Image:
     """Draws objects on a picture, the best last, so that nothing covers it.
 
