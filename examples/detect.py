@@ -7,6 +7,7 @@ scores and masks drawn on it. The kind of the detector is read from the weights.
 """
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ class Command:
     """The picture, the weights, and where the drawing goes."""
 
     image: tyro.conf.Positional[Path]
-    """The picture."""
+    """The picture. Of an animated one, the first frame is taken."""
     weights: Path
     """A state dict of torchvision's Faster or Mask R-CNN, as .pth or .safetensors."""
     out: Path | None = None
@@ -31,9 +32,9 @@ class Command:
     """A text file with the name of a class on each line, without the background. By default the
     names of COCO for 91 classes, and numbers for others."""
     norm_epsilon: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """The number that batch normalization adds to variances. By default it is 0 for the detectors whose weights
-    torchvision calls COCO_V1 without v2 in the name, and 1e-5 for those of the name v2. Weights that you trained
-    with torchvision need 1e-5."""
+    """The number that batch normalization adds to variances. By default it is 1e-5 for detectors
+    with v2 in the name, and 0 for the others, because torchvision does the same with the weights
+    that it calls COCO_V1. Weights that you trained yourself, and not from those, need 1e-5."""
 
     def check(self) -> None:
         """Raises a `UserError` for what can be known to be wrong before anything is loaded."""
@@ -43,14 +44,21 @@ class Command:
             raise SettingError(
                 f"--norm-epsilon must be 0 or a little more, not {self.norm_epsilon}"
             )
-        if self.target.resolve() == self.image.resolve():
-            raise SettingError(f"--out {self.target} is the picture itself: choose another name")
-        if self.target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            raise SettingError(f"--out {self.target} must end in .png or .jpg")
-        if self.target.is_dir():
-            raise SettingError(f"--out {self.target} is a folder: name a picture in it")
-        if not self.target.parent.is_dir():
-            raise SettingError(f"--out {self.target}: there is no folder {self.target.parent}")
+        target = self.target
+        if target.resolve() == self.image.resolve():
+            raise SettingError(f"--out {target} is the picture itself: choose another name")
+        if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise SettingError(f"--out {target} must end in .png or .jpg")
+        if target.is_dir():
+            raise SettingError(f"--out {target} is a folder: name a picture in it")
+        if not target.parent.is_dir():
+            raise SettingError(f"--out {target}: there is no folder {target.parent}")
+        try:
+            tempfile.TemporaryFile(dir=target.parent).close()
+        except OSError as error:
+            raise SettingError(
+                f"--out {target}: no file can be written in that folder: {error.strerror}"
+            ) from error
 
     @property
     def target(self) -> Path:
@@ -77,6 +85,7 @@ def run(command: Command) -> None:
     from examples.models.pretrained import WeightsError, read_file
 
     picture = pictures.read_picture(command.image)
+    names = read_names(command.class_names) if command.class_names else None
     state = read_file(command.weights)
     try:
         model = pretrained.create_from_state(
@@ -86,50 +95,65 @@ def run(command: Command) -> None:
         )
     except WeightsError as error:
         raise WeightsError(f"{command.weights}: {error}") from error
-    names = read_class_names(command.class_names, model.num_classes)
+    if names is None:
+        names = choose_names(model.num_classes)
+    elif len(names) != model.num_classes - 1:
+        raise UserError(
+            f"--class-names {command.class_names} has {len(names)} names, and {command.weights} is "
+            f"for {model.num_classes - 1} classes: write the name of each class on a line of its "
+            "own, without the background"
+        )
     prepared = pictures.prepare(picture)
     print(f"compiling for {prepared.images.shape[1]} x {prepared.images.shape[2]} pixels …")
     found = detection.detect(model, prepared.images, prepared.sizes)
     if not np.isfinite(found.scores).all():
-        raise UserError(f"{command.weights}: these weights give scores that are not numbers")
+        raise UserError(
+            f"{command.weights}: the net computes numbers that are not finite with these weights. "
+            "If you trained them yourself, try --norm-epsilon 1e-5"
+        )
 
     number = int(found.valid.sum())
     boxes = pictures.restore_boxes(found.boxes[0, :number], prepared.sizes[0], picture)
-    labels = [names[label] for label in np.asarray(found.labels[0, :number])]
+    labels = [names[label - 1] for label in np.asarray(found.labels[0, :number])]
     scores = np.asarray(found.scores[0, :number])
     masks = None
     if isinstance(found, detection.MaskDetections):
-        size = (picture.shape[0], picture.shape[1])
-        masks = np.asarray(detection.paste_masks(found.masks[0, :number], boxes, size)) > 0.5
+        small, size = np.asarray(found.masks[0]), (picture.shape[0], picture.shape[1])
+        # One after the other: a hundred masks of a large picture are gigabytes in float32.
+        masks = [
+            np.asarray(detection.paste_masks(small[[i]], boxes[[i]], size))[0] > 0.5
+            for i in range(number)
+        ]
     for label, score, box in zip(labels, scores, boxes.round().astype(int), strict=True):
         print(f"{label} {score:.3f} at x {box[0]} to {box[2]}, y {box[1]} to {box[3]}")
     pictures.save_picture(draw_objects(picture, boxes, labels, scores, masks), command.target)
     print(f"{number} objects; picture: {command.target}")
 
 
-def read_class_names(path: Path | None, num_classes: int) -> dict[int, str]:
-    """Returns the name of each class but the background.
-
-    Raises:
-      UserError: the file has another number of names than there are classes, or is not text.
-    """
+def choose_names(num_classes: int) -> list[str]:
+    """Returns a name for each class but the background, if the user has none."""
     from examples.detection.coco_names import COCO_CLASSES, COCO_NAMES
 
-    numbers = range(1, num_classes)
-    if path is None:
-        known = COCO_NAMES if num_classes == COCO_CLASSES else {}
-        return {i: known.get(i, f"class {i}") for i in numbers}
+    known = COCO_NAMES if num_classes == COCO_CLASSES else {}
+    return [known.get(i, f"class {i}") for i in range(1, num_classes)]
+
+
+def read_names(path: Path) -> list[str]:
+    """Reads the names of classes, one on a line. Empty lines are left out.
+
+    Raises:
+      UserError: the file is missing or is not text.
+    """
+    if not path.is_file():
+        raise UserError(f"--class-names {path}: no such file")
     try:
-        names = path.read_text(encoding="utf-8").split("\n")
+        # With "utf-8-sig", the mark that some editors put in front of a text is no part of a name.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is not a text file of names") from error
-    names = [name.strip() for name in names if name.strip()]
-    if len(names) != len(numbers):
         raise UserError(
-            f"{path} has {len(names)} names, and the weights are for {len(numbers)} classes "
-            "without the background"
-        )
-    return dict(zip(numbers, names, strict=True))
+            f"--class-names {path}: this is not text in UTF-8: save it with that encoding"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 if __name__ == "__main__":

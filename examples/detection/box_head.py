@@ -148,7 +148,7 @@ def sample_rois(
       boxes: (G, 4) of the objects.
       labels: (G,) their classes, from 1.
       valid: (G,) bool, False where there is no object.
-      settings: gives thresholds and numbers.
+      settings: the thresholds and numbers.
 
     Returns:
       ``settings.roi_samples`` regions. At most the share ``settings.roi_positives`` of them
@@ -220,7 +220,7 @@ def select_detections(
       codes: (B, R, num_classes, 4).
       proposals: the regions (B, R), by image.
       sizes: (B, 2) height and width of each image without padding.
-      settings: gives thresholds and numbers.
+      settings: the thresholds and numbers.
 
     Returns:
       ``settings.detections`` places for each image, or fewer if there are fewer candidates.

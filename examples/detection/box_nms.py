@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from examples.detection.boxes import box_iou
 
@@ -22,11 +23,11 @@ BLOCK = 256
 
 
 def nms(
-    boxes: jax.Array,
-    scores: jax.Array,
+    boxes: ArrayLike,
+    scores: ArrayLike,
     iou_threshold: float,
     *,
-    valid: jax.Array | None = None,
+    valid: ArrayLike | None = None,
     max_outputs: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Finds the boxes that no better box suppresses.
@@ -47,6 +48,9 @@ def nms(
       The indices of the kept boxes in the order of their scores, int32, of length N or
       `max_outputs` if that is less, and their number. The places after the number hold N.
 
+    Raises:
+      ValueError: the arrays do not fit together, or a number is out of range.
+
     >>> boxes = jnp.array([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 0.0, 29.0, 9.0]])
     >>> indices, number = nms(boxes, jnp.array([0.1, 0.5, 0.9]), 0.5)
     >>> indices[:number]
@@ -55,7 +59,7 @@ def nms(
     return batched_nms(
         boxes,
         scores,
-        jnp.zeros(scores.shape, jnp.int32),
+        jnp.zeros(np.shape(scores), jnp.int32),
         iou_threshold,
         valid=valid,
         max_outputs=max_outputs,
@@ -63,12 +67,12 @@ def nms(
 
 
 def batched_nms(
-    boxes: jax.Array,
-    scores: jax.Array,
-    idxs: jax.Array,
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    idxs: ArrayLike,
     iou_threshold: float,
     *,
-    valid: jax.Array | None = None,
+    valid: ArrayLike | None = None,
     max_outputs: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Applies `nms` to the boxes of each class (or level) separately.
@@ -83,16 +87,26 @@ def batched_nms(
 
     Returns:
       As `nms`: the kept boxes of all classes in the order of their scores, and their number.
+
+    Raises:
+      ValueError: as in `nms`.
     """
     boxes, scores, idxs = jnp.asarray(boxes), jnp.asarray(scores), jnp.asarray(idxs)
-    count = len(scores)
-    if boxes.shape != (count, 4) or idxs.shape != (count,):
+    if scores.ndim != 1 or boxes.shape != (*scores.shape, 4) or idxs.shape != scores.shape:
         raise ValueError(
-            f"{count} scores need boxes of shape ({count}, 4) and classes of shape ({count},), "
-            f"not {boxes.shape} and {idxs.shape}"
+            "N boxes (N, 4) need scores (N,) and classes (N,), not "
+            f"{boxes.shape}, {scores.shape} and {idxs.shape}"
         )
+    if valid is not None and np.shape(valid) != scores.shape:
+        raise ValueError(f"valid must be {scores.shape} as the scores, not {np.shape(valid)}")
+    if not isinstance(iou_threshold, jax.Array) and not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must be from 0 to 1, not {iou_threshold}")
+    if max_outputs is not None and max_outputs < 0:
+        raise ValueError(f"max_outputs must be at least 0, not {max_outputs}")
+    count = len(scores)
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
-    usable = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    usable = ~jnp.isnan(scores) if valid is None else jnp.asarray(valid) & ~jnp.isnan(scores)
     threshold = _round_down(iou_threshold, boxes.dtype)
     outputs = count if max_outputs is None else min(max_outputs, count)
     if outputs == 0:

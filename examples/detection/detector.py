@@ -95,7 +95,9 @@ def create(
     }.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
-    if anchor_scale <= 0:
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"score_threshold must be from 0 to 1, not {score_threshold}")
+    if not anchor_scale > 0:
         raise ValueError(f"anchor_scale must be above 0, not {anchor_scale}")
     if norm == "gn" and (fpn_channels < 2 or fpn_channels % min(32, fpn_channels // 2)):
         raise ValueError(
@@ -151,7 +153,9 @@ def detect(
     Returns:
       ``boxes`` (B, D, 4), ``scores`` (B, D), ``labels`` (B, D) and ``valid`` (B, D), best first,
       and with a mask head also ``masks`` (B, D, 28, 28), which `paste_masks` draws into an
-      image. Places without a detection are at the end and have ``valid`` False.
+      image. Places without a detection are at the end and have ``valid`` False. If the net
+      computes numbers for an image that are not finite, all of its places are like that, and
+      their scores are NaN.
 
     Raises:
       ValueError: the arrays have other shapes, the images are integers, or an image is empty or

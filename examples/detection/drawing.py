@@ -14,7 +14,7 @@ def draw_objects(
     boxes: np.ndarray,
     names: Sequence[str],
     scores: np.ndarray,
-    masks: np.ndarray | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
 ) -> Image.Image:
     """Draws objects on a picture, the best last, so that nothing covers it.
 
@@ -23,7 +23,7 @@ def draw_objects(
       boxes: (N, 4) in pixels of the picture.
       names: the name of each object's class. Objects of one class have one colour.
       scores: (N,) from 0 to 1, best first.
-      masks: (N, h, w) bool, if there are any.
+      masks: for each object (h, w) bool, if there are masks.
     """
     colours = {name: _choose_colour(i) for i, name in enumerate(sorted(set(names)))}
     order = range(len(names))[::-1]

@@ -1,5 +1,6 @@
 """Pictures: what a detector of torchvision does with one before and after the net."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from examples.training.errors import UserError
+from examples.training.errors import UserError, describe
 from examples.training.files import replacing
 
 if TYPE_CHECKING:
@@ -40,18 +41,39 @@ class Prepared(NamedTuple):
 def read_picture(path: str | Path) -> np.ndarray:
     """Reads a picture as uint8 (h, w, 3), turned as its EXIF entry says.
 
+    Of an animated picture, this is the first frame.
+
     Raises:
-      PictureError: the file is missing or is not a whole picture.
+      PictureError: the file is missing, damaged or no picture, or the picture is too large or has
+        more than 8 bits for a colour.
     """
     from PIL import Image, ImageOps
 
+    if not Path(path).is_file():
+        what = "this is a folder" if Path(path).is_dir() else "no such file"
+        raise PictureError(f"{path}: {what}; name one picture")
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError as error:
-        raise PictureError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path}: this is not a picture that can be read: {error}") from error
+        with warnings.catch_warnings():
+            # Pillow warns of details that do not matter here, and of pictures that are too large.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                mode = image.mode
+                picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureError(
+            f"{path}: the picture has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
+        ) from error
+    except Exception as error:  # Pillow's readers of damaged files raise many kinds
+        raise PictureError(
+            f"{path}: this is not a picture that can be read: {describe(error)}"
+        ) from error
+    if mode[0] in "IF":
+        # Pillow would cut off all numbers above 255.
+        raise PictureError(
+            f"{path}: the picture has more than 8 bits for a colour: save it with 8 bits"
+        )
+    return picture
 
 
 def save_picture(image: "Image.Image", path: Path) -> None:

@@ -89,18 +89,16 @@ def create_from_state(
     from examples import detection
 
     state = {modernize(key): np.asarray(value) for key, value in state.items()}
-    needed = ("backbone.fpn.layer_blocks.0.0.weight", "roi_heads.box_predictor.cls_score.weight")
-    for key in ("backbone.body.conv1.weight", *needed):
-        if key not in state:
-            raise WeightsError(
-                f"these are not the weights of a Faster or Mask R-CNN of torchvision: {key} is "
-                "missing. Their backbone must be a ResNet or a ResNeXt, with a feature pyramid"
-            )
-    pyramid, classifier = (state[key].shape for key in needed)
-    if len(pyramid) != 4 or len(classifier) != 2:
-        raise WeightsError(f"{needed[0]} or {needed[1]} has another shape than in torchvision")
+    stem, pyramid, classifier = (
+        _find_shape(state, key, sides)
+        for key, sides in (
+            ("backbone.body.conv1.weight", 4),
+            ("backbone.fpn.layer_blocks.0.0.weight", 4),
+            ("roi_heads.box_predictor.cls_score.weight", 2),
+        )
+    )
     norm = "frozen_bn" if "backbone.body.bn1.running_mean" in state else "gn"
-    width = state["backbone.body.conv1.weight"].shape[0]
+    width = stem[0]
     normalize_heads = "backbone.fpn.layer_blocks.0.1.running_mean" in state
     if norm_epsilon is None:
         norm_epsilon = 1e-5 if normalize_heads else 0.0
@@ -126,6 +124,20 @@ def create_from_state(
         raise WeightsError(f"no detector can have weights of these shapes: {error}") from error
     load_torch_state(model, state)
     return model
+
+
+def _find_shape(state: Mapping[str, np.ndarray], key: str, sides: int) -> tuple[int, ...]:
+    """Returns the shape of an array that every detector has, with so many sides."""
+    if key not in state:
+        found = f"; one of its keys is {min(state)}" if state else ""
+        raise WeightsError(
+            "these are not the weights of a Faster or Mask R-CNN of torchvision over a ResNet or a "
+            f"ResNeXt with a feature pyramid: {key} is missing{found}"
+        )
+    shape = state[key].shape
+    if len(shape) != sides:
+        raise WeightsError(f"{key} has {len(shape)} sides, and {sides} in torchvision")
+    return shape
 
 
 def _find_backbone(

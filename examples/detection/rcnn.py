@@ -195,11 +195,15 @@ class RCNN(nnx.Module):
         """Finds the objects in a batch of images; see `examples.detection.detect`."""
         pyramid = self.pyramid(images)
         anchors = self.anchors(_image_size(images), pyramid)
-        logits, codes = self.rpn(pyramid)
-        proposals = self.proposals(logits, codes, anchors, sizes, training=False)
+        objectness, codes = self.rpn(pyramid)
+        proposals = self.proposals(objectness, codes, anchors, sizes, training=False)
         pooled = self.pool(pyramid, proposals.boxes, BOX_POOL, in_chunks=True)
         logits, codes = self.box_predictor(self.box_head(pooled))
         found = select_detections(logits, codes, proposals, sizes, settings=self.settings)
+        # Comparisons with NaN are false, so an image with such numbers would only look empty.
+        finite = jnp.isfinite(objectness).all(1, keepdims=True)
+        scores = jnp.where(finite, found.scores, jnp.nan)
+        found = found._replace(scores=scores, valid=found.valid & finite)
         if self.mask_head is None:
             return found
         pooled = self.pool(pyramid, found.boxes, MASK_POOL, in_chunks=True)
@@ -255,10 +259,9 @@ class RCNN(nnx.Module):
           regions. They are finite for images without objects too.
 
         Raises:
-          ValueError: the detector has a mask head and the batch has no masks.
+          ValueError: an array is missing or does not fit the others.
         """
-        if self.mask_head is not None and "masks" not in batch:
-            raise ValueError('this detector has masks, so its batches need "masks"')
+        _check_batch(batch, masks=self.mask_head is not None)
         if batch["boxes"].shape[1] == 0:
             batch = _add_place(batch)
         settings = self.settings
@@ -310,6 +313,26 @@ class RCNN(nnx.Module):
 def _image_size(images: ArrayLike) -> tuple[int, int]:
     height, width = np.shape(images)[1:3]
     return height, width
+
+
+def _check_batch(batch: Mapping[str, jax.Array], *, masks: bool) -> None:
+    names = ["image", "size", "boxes", "labels", "valid", *["masks"] * masks]
+    if missing := [name for name in names if name not in batch]:
+        raise ValueError(f"batches of this detector need {', '.join(missing)}")
+    shapes = {name: np.shape(batch[name]) for name in names}
+    images, objects = shapes["image"][:1], shapes["labels"]
+    if len(shapes["image"]) != 4 or shapes["image"][-1] != 3:
+        raise ValueError(f"image must be (B, H, W, 3), not {shapes['image']}")
+    if not jnp.issubdtype(batch["image"].dtype, jnp.floating):
+        raise ValueError(f"image must be normalised floats, not {batch['image'].dtype}")
+    fits = shapes["size"] == (*images, 2) and len(objects) == 2 and objects[:1] == images
+    fits &= shapes["boxes"] == (*objects, 4) and shapes["valid"] == objects
+    fits &= not masks or (len(shapes["masks"]) == 4 and shapes["masks"][:2] == objects)
+    if not fits:
+        raise ValueError(
+            "size must be (B, 2), labels and valid (B, G), boxes (B, G, 4) and masks (B, G, h, w): "
+            + ", ".join(f"{name} is {shape}" for name, shape in shapes.items())
+        )
 
 
 def _add_place(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

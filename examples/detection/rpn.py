@@ -117,7 +117,7 @@ def propose(
       size: (2,) height and width of the image without padding.
       pre_nms: how many anchors of each level are decoded.
       post_nms: how many proposals there are at most.
-      settings: gives the smallest size and the largest overlap.
+      settings: the smallest size and the largest overlap are taken from it.
     """
     boxes, scores, levels, start = [], [], [], 0
     for place, level in enumerate(anchors):
@@ -176,7 +176,7 @@ def sample_anchors(
       boxes: (G, 4) of the objects.
       valid: (G,) bool, False where there is no object.
       size: (2,) height and width of the image without padding.
-      settings: gives thresholds and numbers.
+      settings: the thresholds and numbers.
     """
     anchors = jnp.asarray(anchors)
     # Padding may hold anything, but what is computed from it must be finite.

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -112,10 +113,10 @@ def put_state(
     loaded, misshaped, wrong = {}, [], []
     for key in places.keys() & state.keys():
         place, value = places[key], np.asarray(state[key])
-        if problem := _find_problem(key, value, variables[place.path].dtype):
-            wrong.append(f"{key} {problem}")
-        elif value.shape != place.shape:
+        if value.shape != place.shape:
             misshaped.append(f"{key} {value.shape}, not {place.shape}")
+        elif problem := _find_problem(key, value, variables[place.path].dtype):
+            wrong.append(f"{key} {problem}")
         else:
             loaded[place.path] = place.to_flax(value)
     problems = {
@@ -153,7 +154,8 @@ def read_file(path: str | Path) -> dict[str, np.ndarray]:
             f"{path}: expected a .safetensors or a .pth file, or the folder of a run"
         )
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+        what = "this is a folder and not a file" if path.is_dir() else "no such file"
+        raise WeightsError(f"{path}: {what}")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
 
 
@@ -180,8 +182,13 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
-                    raise WeightsError(f"{path}: the file is damaged, at {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+                    raise WeightsError(
+                        f"{path}: the file is damaged, at {damaged}: copy or save it again"
+                    )
+        with warnings.catch_warnings():
+            # Of a file with other contents, PyTorch also warns. The error below is enough.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:  # many kinds of errors, which advise to turn this safety off
@@ -190,12 +197,16 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
             "again, best as .safetensors"
         ) from error
     if not isinstance(state, Mapping):
-        raise WeightsError(f"{path}: expected tensors by name, found a {type(state).__name__}")
+        raise WeightsError(
+            f"{path}: expected tensors by name, found a {type(state).__name__}: save what "
+            "state_dict() returns"
+        )
     arrays = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise WeightsError(
-                f"{path}: expected tensors by name, found a {type(value).__name__} under {key!r}"
+                f"{path}: expected tensors by name, found a {type(value).__name__} under {key!r}: "
+                "save only what state_dict() returns"
             )
         if value.layout != torch.strided or value.is_quantized:
             raise WeightsError(f"{path}: the tensor {key} is sparse or quantized; save it dense")

@@ -1,4 +1,4 @@
-"""Makes the detectors of the references again. The names of the weights are the seeds."""
+"""Makes the detectors of the references again, whose weights have their names as seeds, and a tiny one."""
 
 import functools
 import json
@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -15,6 +17,8 @@ from examples.detection import pretrained
 from tests.examples.detection.references import DATA, make_input
 
 NETS = json.loads((DATA / "nets.json").read_text())
+# The detectors of which torchvision computed every stage.
+REFERENCES = ("maskrcnn_r18", "fasterrcnn_r18_4conv1fc")
 
 
 def make_weight(key: str, shape: Sequence[int], kind: str, factor: float = 1.0) -> np.ndarray:
@@ -83,3 +87,34 @@ def make_images(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def to_nhwc(x: Any) -> np.ndarray:
     return np.moveaxis(np.asarray(x), 1, -1)
+
+
+create_tiny_net = functools.partial(
+    detection.create,
+    "resnet18",
+    num_classes=3,
+    masks=True,
+    fpn_channels=8,
+    fc_units=16,
+    width=8,
+    anchor_scale=2,
+    pre_nms=(40, 20),
+    post_nms=(20, 10),
+    detections=5,
+    settings=detection.Settings(anchor_samples=16, roi_samples=8),
+)
+
+
+@functools.cache
+def make_tiny_net() -> detection.RCNN:
+    """Makes a Mask R-CNN of a few thousand random weights."""
+    model = nnx.eval_shape(lambda: create_tiny_net(rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+
+    def fill(x):
+        """Makes a kernel of the usual size, and vectors near 1, without compiling anything."""
+        values = rng.standard_normal(x.shape) / np.sqrt(max(1, np.prod(x.shape[:-1])))
+        return jnp.asarray(values if len(x.shape) > 1 else 1 + 0.1 * values, x.dtype)
+
+    nnx.update(model, jax.tree.map(fill, nnx.state(model)))
+    return model

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import optax_gc
 from examples import detection
 from examples.detection.box_head import FourConvOneFC
 from examples.detection.conv_norm import ConvNorm
@@ -46,6 +47,7 @@ def test_the_package_has_all_the_names_that_it_lists():
         ({"detections": 0}, "detections must be at least 1, not 0"),
         ({"fpn_channels": 0}, "fpn_channels must be at least 1, not 0"),
         ({"anchor_scale": 0}, "anchor_scale must be above 0, not 0"),
+        ({"score_threshold": 50}, "score_threshold must be from 0 to 1, not 50"),
         ({"norm": "gn", "fpn_channels": 66}, "cannot divide fpn_channels=66 into groups"),
         ({"norm": "gn", "fpn_channels": 1}, "cannot divide fpn_channels=1 into groups"),
     ],
@@ -103,3 +105,19 @@ def test_normalized_head_treats_each_region_by_itself():
     whole = head(regions)
     assert whole.shape == (2, 3, 5)
     np.testing.assert_allclose(whole[1, 2], head(regions[1, 2][None])[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": "gn", "weight_standardization": True, "box_head": "4conv1fc"}]
+)
+def test_gc_finds_every_kernel(options):
+    model = nnx.eval_shape(lambda: tiny(masks=True, **options, rngs=nnx.Rngs(0)))
+    params = nnx.state(model, nnx.Param)
+    axes = dict(nnx.to_flat_state(optax_gc.nnx_kernel_axes(model)(params)))
+    expected = {
+        path: {2: (0,), 4: (0, 1, 2)}.get(len(x.shape)) for path, x in nnx.to_flat_state(params)
+    }
+    # Its stride is as large as its kernel, so each of its taps belongs to a neuron of its own.
+    expected["mask_head", "conv5_mask", "kernel"] = (2,)
+    found = {p: x.get_value() if isinstance(x, nnx.Variable) else x for p, x in axes.items()}
+    assert found == expected

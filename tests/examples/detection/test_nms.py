@@ -200,9 +200,32 @@ def test_valid_scores_of_minus_infinity_are_kept():
     assert suppress(boxes, np.array([-np.inf, 1], np.float32), 0.5).tolist() == [1, 0]
 
 
-def test_scores_without_boxes_are_an_error_with_both_shapes():
-    with pytest.raises(ValueError, match=r"3 scores need boxes of shape \(3, 4\).* not \(2, 4\)"):
-        nms(jnp.zeros((2, 4)), jnp.zeros(3), 0.5)
+@pytest.mark.parametrize(
+    ("boxes", "scores", "options", "message"),
+    [
+        (np.zeros((2, 4)), np.zeros(3), {}, r"not \(2, 4\), \(3,\) and \(3,\)"),
+        (np.zeros((3, 5)), np.zeros(3), {}, r"not \(3, 5\)"),
+        (np.zeros(4), 0.5, {}, r"not \(4,\), \(\) and \(\)"),
+        (
+            np.zeros((3, 4)),
+            np.zeros(3),
+            {"valid": np.ones(1, bool)},
+            r"valid must be \(3,\) .* not \(1,\)",
+        ),
+        (np.zeros((3, 4)), np.zeros(3), {"max_outputs": -1}, "max_outputs must be at least 0"),
+        (np.zeros((3, 4)), np.zeros(3), {"iou_threshold": 50}, "from 0 to 1, not 50"),
+        (np.zeros((3, 4)), np.zeros(3), {"iou_threshold": np.nan}, "from 0 to 1, not nan"),
+    ],
+)
+def test_what_does_not_fit_together_is_an_error(boxes, scores, options, message):
+    with pytest.raises(ValueError, match=message):
+        nms(boxes, scores, **{"iou_threshold": 0.5, **options})
+
+
+def test_whole_numbers_are_boxes_and_scores_too():
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]])
+    indices, number = nms(boxes, np.array([1, 3, 2]), 0.5, valid=np.array([True, True, False]))
+    assert indices[: int(number)].tolist() == [1]
 
 
 def test_second_call_is_not_traced_again(monkeypatch):

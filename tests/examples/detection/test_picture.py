@@ -49,11 +49,18 @@ def test_boxes_return_to_the_picture():
     np.testing.assert_allclose(boxes, [[0, 0, 200, 50]])
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "CMYK", "1"])
 def test_pictures_of_any_mode_are_read(mode, tmp_path):
     path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
     Image.new(mode, (5, 3)).save(path)
     assert read_picture(path).shape == (3, 5, 3)
+
+
+def test_of_an_animated_picture_the_first_frame_is_read(tmp_path):
+    frames = [Image.new("RGB", (5, 3), colour) for colour in ("white", "black")]
+    for name in ("moving.gif", "moving.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert (read_picture(tmp_path / name) == 255).all()
 
 
 def test_turned_pictures_are_read_as_they_are_seen(tmp_path):
@@ -65,18 +72,52 @@ def test_turned_pictures_are_read_as_they_are_seen(tmp_path):
 
 
 def test_what_is_not_a_picture_is_refused_by_name(tmp_path):
-    with pytest.raises(PictureError, match=r"none\.png: no such file"):
+    with pytest.raises(PictureError, match=r"none\.png: no such file; name one picture"):
         read_picture(tmp_path / "none.png")
-    with pytest.raises(PictureError, match="not a picture"):
+    with pytest.raises(PictureError, match="this is a folder; name one picture"):
         read_picture(tmp_path)
     path = tmp_path / "bad.png"
     path.write_text("no picture")
     with pytest.raises(PictureError, match=r"bad\.png: this is not a picture"):
         read_picture(path)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(PictureError, match=r"bad\.png: this is not a picture"):
-        read_picture(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "tiff", "webp", "tga", "ico", "dds"])
+def test_a_damaged_picture_is_read_or_refused_by_name(kind, tmp_path):
+    """Pillow raises many kinds of errors for damaged files, and a warning for some."""
+    path, rng = tmp_path / "picture", np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path, kind)
+    content = path.read_bytes()
+    refused = []
+    for start in range(0, len(content), max(1, len(content) // 60)):
+        changed = bytearray(content)
+        changed[start] ^= 255
+        for damaged in (content[:start], bytes(changed)):
+            path.write_bytes(damaged)
+            try:
+                assert read_picture(path).ndim == 3
+            except PictureError as error:
+                refused.append(str(error))
+    assert len(refused) > 5
+    assert all(message.startswith(f"{path}: ") for message in refused)
+    assert not any("\n" in message for message in refused)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_of_more_than_eight_bits_are_refused(mode, tmp_path):
+    Image.new(mode, (5, 3)).save(tmp_path / "deep.tif")
+    with pytest.raises(PictureError, match=r"deep\.tif: the picture has more than 8 bits"):
+        read_picture(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("side", [11, 15])
+def test_pictures_that_are_too_large_are_refused_before_they_are_read(side, tmp_path, monkeypatch):
+    # Pillow warns of the first, and refuses the second itself.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (side, side)).save(tmp_path / "large.png")
+    with pytest.raises(PictureError, match=r"large\.png: .* more than 100 pixels: make it smaller"):
+        read_picture(tmp_path / "large.png")
 
 
 def test_objects_are_drawn_where_they_are():

@@ -11,6 +11,7 @@ from examples import detection
 from examples.detection import pretrained
 from examples.models.pretrained import WeightsError
 from tests.examples.detection.nets import NETS, make_state
+from tests.examples.detection.references import load_arrays
 
 NAME = "maskrcnn_r18"
 # From the second form of torchvision's names back to the first, in which its files are published.
@@ -110,6 +111,26 @@ def test_kind_of_a_detector_is_read_from_its_weights(name):
     np.testing.assert_array_equal(model.box_predictor.cls_score.kernel[...], state[key].T)
 
 
+def test_names_and_shapes_over_the_papers_resnext_are_torchvisions():
+    arrays = load_arrays("resnext101_32x4d_keys")
+    expected = {
+        str(key): tuple(side for side in shape.tolist() if side)
+        for key, shape in zip(arrays["keys"], arrays["shapes"], strict=True)
+    }
+    model = nnx.eval_shape(
+        lambda: detection.create(
+            "resnext101_32x4d",
+            num_classes=5,
+            masks=True,
+            fpn_channels=32,
+            fc_units=64,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    places = pretrained.find_detector_places(model)
+    assert {key: place.shape for key, place in places.items()} == expected
+
+
 def test_weights_that_are_not_those_of_a_detector_are_refused(state, monkeypatch):
     monkeypatch.setattr(pretrained, "NAMES", ("resnet18",))
     create = pretrained.create_from_state
@@ -119,6 +140,11 @@ def test_weights_that_are_not_those_of_a_detector_are_refused(state, monkeypatch
     key = "backbone.body.layer3.0.conv1.weight"
     with pytest.raises(WeightsError, match="backbone of these weights is none of resnet18 "):
         create({**state, key: np.ones((7, 128, 3, 3), np.float32)}, **options)
-    key = "backbone.fpn.layer_blocks.0.0.weight"
-    with pytest.raises(WeightsError, match="another shape than in torchvision"):
-        create({**state, key: np.ones(7, np.float32)}, **options)
+    for key, sides in (
+        ("backbone.body.conv1.weight", 4),
+        ("backbone.fpn.layer_blocks.0.0.weight", 4),
+        ("roi_heads.box_predictor.cls_score.weight", 2),
+    ):
+        for value in (np.float32(3), np.ones(7, np.float32)):
+            with pytest.raises(WeightsError, match=f"{key} has {value.ndim} sides, and {sides} in"):
+                create({**state, key: value}, **options)
