@@ -27,6 +27,11 @@ _CONTROL_LABELS = {
 }
 
 
+def signed(value: float, _position: object) -> str:
+    """Returns the text of a tick: a number with its sign, and 0 without one."""
+    return f"{value:+g}" if value else "0"
+
+
 def draw(findings: list[Finding]) -> Figure:
     """Draws the picture.
 
@@ -74,7 +79,7 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axes.set_yscale("symlog", linthresh=1)
-    axes.yaxis.set_major_formatter("{x:+g}")
+    axes.yaxis.set_major_formatter(signed)
     ticks = sorted({point.offset for one in findings for point in one.effects.by_rate})
     axes.set_xticks(ticks, [_ratio_label(tick) for tick in ticks])
     axes.set_xlabel("learning rate, divided by the best rate without GC")
@@ -122,7 +127,7 @@ def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
     ]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xscale("symlog", linthresh=1)
-    axes.xaxis.set_major_formatter("{x:+g}")
+    axes.xaxis.set_major_formatter(signed)
     axes.set_xlabel("test error, GC minus none, points (below 0 GC helps)")
     axes.set_title("Both tuned in the same way (* p < 0.05 after Holm's correction)")
     handles = [Line2D([], [], color="black", marker="o", label="GC, 95 % interval")]

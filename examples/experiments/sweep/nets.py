@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from examples.experiments.sweep.pretraining import pretrained_resnet8
+from examples.experiments.sweep import pretraining
 from examples.models.layers import group_norm
 from examples.models.resnet import resnet8, resnet20
 
@@ -108,16 +108,7 @@ class HalfSize(nnx.Module):
     """A ResNet-8 of width 8 on images that are first averaged over squares of 2x2."""
 
     def __init__(self, classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable):
-        self.net = resnet8(
-            num_classes=classes,
-            stem="cifar",
-            width=8,
-            in_channels=shape[-1],
-            conv=nnx.Conv,
-            norm=norm,
-            linear=nnx.Linear,
-            rngs=rngs,
-        )
+        self.net = _resnet(resnet8, classes, shape, rngs, width=8, norm=norm)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the logits (n, classes) of images (n, height, width, channels)."""
@@ -130,10 +121,36 @@ def full_size_resnet20(
     classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable
 ) -> nnx.Module:
     """Makes a ResNet-20 of width 16, its published one, for images as they are."""
-    return resnet20(
+    return _resnet(resnet20, classes, shape, rngs, width=16, norm=norm)
+
+
+def pretrained_resnet8(
+    classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable
+) -> nnx.Module:
+    """Makes the net of `pretraining` with its trained weights, and a new last layer for these classes.
+
+    It was trained on images of one channel. Of pictures with more channels, its first layer sees the
+    mean over them.
+    """
+    net = _resnet(resnet8, classes, shape, rngs, width=pretraining.WIDTH, norm=norm)
+    pretraining.read_pretrained(pretraining.FOLDER)(net)
+    return net
+
+
+def _resnet(
+    kind: Callable,
+    classes: int,
+    shape: tuple[int, ...],
+    rngs: nnx.Rngs,
+    *,
+    width: int,
+    norm: Callable,
+) -> nnx.Module:
+    """Makes a ResNet in its form for small images, of Flax's own layers."""
+    return kind(
         num_classes=classes,
         stem="cifar",
-        width=16,
+        width=width,
         in_channels=shape[-1],
         conv=nnx.Conv,
         norm=norm,

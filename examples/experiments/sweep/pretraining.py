@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from examples.models.resnet import resnet8
-
 # The folder of the run, in the current one.
 FOLDER = Path("runs", "experiments", "resnet8-fashion-mnist")
-_WIDTH = 8
+WIDTH = 8
 
 
 def pretrain(data_dir: Path | None) -> None:
@@ -37,7 +35,7 @@ def pretrain(data_dir: Path | None) -> None:
         dataset="fashion_mnist",
         model="resnet8",
         stem="cifar",
-        width=_WIDTH,
+        width=WIDTH,
         epochs=5,
         batch_size=100,
         learning_rate=0.1,
@@ -52,9 +50,10 @@ def pretrain(data_dir: Path | None) -> None:
             write_result(FOLDER, config, train(job, FOLDER, console=Console(quiet=True)))
 
 
-@functools.cache
-def read_pretrained() -> dict[str, np.ndarray]:
-    """Returns the variables of the net in `FOLDER` by path, without those of its last layer.
+def digest_pretrained() -> str:
+    """Returns a digest of the net in `FOLDER`, by which results of another net are told from its own.
+
+    The last layer is left out, because no task takes it.
 
     Raises:
       CheckpointError: the net is not there, or is damaged.
@@ -62,42 +61,22 @@ def read_pretrained() -> dict[str, np.ndarray]:
     from examples.classification.weights import HEAD
     from examples.training.checkpoints import read_variables
 
-    found = read_variables(FOLDER)
-    return {name: value for name, value in found.items() if not name.startswith(f"{HEAD}/")}
-
-
-def digest_pretrained() -> str:
-    """Returns a digest of the variables, by which results of another net are told from these."""
     digest = hashlib.sha256()
-    for name, value in sorted(read_pretrained().items()):
-        digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    for name, value in sorted(read_variables(FOLDER).items()):
+        if not name.startswith(f"{HEAD}/"):
+            digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()[:16]
 
 
-def pretrained_resnet8(
-    classes: int, shape: tuple[int, ...], rngs: nnx.Rngs, *, norm: Callable
-) -> nnx.Module:
-    """Makes the net with its trained weights, and with a new last layer for these classes.
-
-    It was trained on images of one channel. Of pictures with more channels, its first layer sees the
-    mean over them.
-    """
-    net = resnet8(
-        num_classes=classes,
-        stem="cifar",
-        width=_WIDTH,
-        in_channels=shape[-1],
-        conv=nnx.Conv,
-        norm=norm,
-        linear=nnx.Linear,
-        rngs=rngs,
-    )
-    _read_loader(FOLDER)(net)
-    return net
-
-
 @functools.cache
-def _read_loader(folder: Path) -> Callable[[nnx.Module], None]:
+def read_pretrained(folder: Path) -> Callable[[nnx.Module], None]:
+    """Reads the net in a folder, and returns the function that puts its weights into another.
+
+    The seeds of a task share what was read.
+
+    Raises:
+      CheckpointError: the net is not there, or is damaged.
+    """
     from examples.classification.weights import read_weights
 
     return read_weights(folder)

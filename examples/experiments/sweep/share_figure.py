@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from examples.experiments.statistics import rank_correlation
-from examples.experiments.sweep.figure import COLORS
+from examples.experiments.sweep.figure import COLORS, signed
 from examples.experiments.sweep.findings import Finding
 from examples.experiments.sweep.tasks import NORM_LABELS
 
@@ -46,7 +46,7 @@ def draw_shares(findings: list[Finding]) -> Figure:
     left.axhline(0, color="black", linewidth=0.8)
     left.set_yscale("symlog", linthresh=1)
     left.set_yticks([-30, -10, -3, -1, 0, 1, 3, 10], minor=False)
-    left.yaxis.set_major_formatter("{x:+g}")
+    left.yaxis.set_major_formatter(signed)
     left.margins(y=0.1)
     left.set_ylabel("test error, GC minus none, points\n(below 0 GC helps)")
     left.legend(fontsize=8, frameon=False)

@@ -19,6 +19,7 @@ from examples.experiments.store import ResultsError
 from examples.experiments.sweep import pretraining, run
 from examples.experiments.sweep.nets import NORMS, net
 from examples.experiments.sweep.tasks import TASKS
+from examples.models.resnet import resnet8
 from examples.training.errors import StoppedError
 
 
@@ -38,9 +39,7 @@ def few_images(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "FOLDER", tmp_path / "net")
     partial = functools.partial(classification.Trainer, partial=True)
     monkeypatch.setattr(classification, "Trainer", partial)
-    pretraining.read_pretrained.cache_clear()
-    yield tmp_path
-    pretraining.read_pretrained.cache_clear()
+    return tmp_path
 
 
 def test_the_net_is_trained_once_and_its_weights_are_those_that_are_fine_tuned(few_images):
@@ -50,13 +49,12 @@ def test_the_net_is_trained_once_and_its_weights_are_those_that_are_fine_tuned(f
     digest = pretraining.digest_pretrained()
     pretraining.pretrain(few_images)
     assert (few_images / "net" / "result.json").read_text() == result
-    pretraining.read_pretrained.cache_clear()
     assert pretraining.digest_pretrained() == digest
 
     # On grey pictures it computes what the trained net of one channel computes on grey images.
     grey = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
     colour: Any = net("pretrained", "batch")(7, (28, 28, 3), nnx.Rngs(1))
-    plain = pretraining.resnet8(
+    plain = resnet8(
         num_classes=10,
         stem="cifar",
         width=8,
