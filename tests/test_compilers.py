@@ -21,7 +21,7 @@ import optax_gc
 from examples.benchmarks.compiled import cards, hlo, layouts, targets
 from optax_gc import centralize
 
-pytestmark = pytest.mark.compilers
+pytestmark = [pytest.mark.compilers, pytest.mark.usefixtures("optimized")]
 
 CARDS = ("v5e", "h100")
 MESH = {"data": 2, "model": 4}

@@ -6,25 +6,21 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory):
-    """Makes the compiler fast and not its programs, and keeps these for other processes.
-
-    A small net trains for less time than it takes to optimize it.
+def compiled_once(tmp_path_factory):
+    """Keeps what a module's tests compile, for them and for the programs that they start.
 
     Returns:
-      The variables with which other processes do the same.
+      The variables with which those programs use it.
     """
-    names = (
-        "jax_disable_most_optimizations",
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-    )
-    values = (True, str(tmp_path_factory.mktemp("compiled")), 0)
-    before = {name: jax.config.values[name] for name in names}
-    for name, value in zip(names, values, strict=True):
+    values = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: jax.config.values[name] for name in values}
+    for name, value in values.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in zip(names, values, strict=True)}
+    yield {name.upper(): str(value) for name, value in values.items()}
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()

@@ -2,18 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
-ROOT = Path(__file__).parents[2]
-# As in pyproject.toml: pycocotools 2.0.11 returns masks by what NumPy 2 calls an outdated protocol.
-PYTHON = [
-    *(sys.executable, "-W", "error", "-W"),
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-]
+from tests.examples.programs import ENVIRONMENT, PYTHON
 
 # Children are forked from a process that has imported everything and started no device: the same
 # program, a few seconds of imports earlier. A kill comes just after a save has begun (even ones),
@@ -133,9 +127,7 @@ def kill_and_continue(
     done = subprocess.run(
         [*PYTHON, "-c", DRIVER, str(folder), json.dumps(options)],
         env={
-            "PATH": "",
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
+            **ENVIRONMENT,
             # The first run compiles for all: the same program comes to the same machine code.
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -1,7 +1,6 @@
 """The quickstart runs as a user starts it, and its numbers have the right properties."""
 
 import io
-import os
 import subprocess
 import sys
 import time
@@ -16,13 +15,12 @@ from rich.console import Console
 from examples.quickstart import progress, results, training
 from examples.quickstart.config import Config
 from optax_gc import centralize
-
-ROOT = Path(__file__).parents[2]
+from tests.examples.programs import ENVIRONMENT
 
 
 def run(*flags, cwd):
     command = [sys.executable, "-W", "error", "-m", "examples.quickstart", *map(str, flags)]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "100"}
+    environment = ENVIRONMENT | {"COLUMNS": "100"}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
@@ -125,7 +123,7 @@ def test_help_loads_no_heavy_library():
         "import sys, examples.quickstart.__main__; "
         "print(sorted({'jax', 'flax', 'matplotlib', 'scipy', 'mlxtend'} & set(sys.modules)))"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = ENVIRONMENT
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

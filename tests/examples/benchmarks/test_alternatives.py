@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 
 from examples.benchmarks import alternative_forms, alternatives, measure
 from optax_gc import centralize
+from tests.examples.programs import ENVIRONMENT
 from tests.helpers import apply
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 16, 8), (96, 40), (7, 5), (1, 1)])
@@ -57,7 +55,7 @@ def test_the_whole_program_prints_a_row_for_every_form(tmp_path):
     done = subprocess.run(
         command + flags,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

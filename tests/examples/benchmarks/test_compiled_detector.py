@@ -148,6 +148,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 
 @pytest.mark.compilers
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["v5e", "h100"])
 def test_compilers_take_the_operations(name):
     card = cards.find_card(name)

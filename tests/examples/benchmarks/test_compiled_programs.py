@@ -120,7 +120,7 @@ def test_llama_shapes_have_as_many_parameters_as_the_published_models(name, bill
     assert round(llama.create(name).parameters / 1e9, 4) == billions
 
 
-def test_llama_shapes_make_a_network_that_trains_and_gc_keeps_layers_apart(fast):
+def test_llama_shapes_make_a_network_that_trains_and_gc_keeps_layers_apart():
     """A step in the direction of the centralized gradient lowers the loss; each layer's mean is 0."""
     size = llama.Size(2, 8, 16, 2, 2, 4, 11)
     shapes, axes = llama.create_trees(size)

@@ -302,6 +302,7 @@ def test_the_answers_on_the_page_are_those_of_the_records():
 
 
 @pytest.mark.compilers
+@pytest.mark.usefixtures("optimized")
 def test_the_program_writes_records_and_tables_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "compiled.jsonl"
     case = (("h100",), (8,), ("llama_1g",), ("sgdm",), ("fsdp",))

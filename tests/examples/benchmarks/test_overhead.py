@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from examples.benchmarks import flags, measure, overhead, overhead_records, report, step, trees
 from optax_gc import nnx_kernel_axes
-
-ROOT = Path(__file__).parents[3]
+from tests.examples.programs import ENVIRONMENT
 
 
 def create_small(rngs):
@@ -31,7 +30,7 @@ SMALL = step.Net(create_small, 4, 4)
 
 def run(*flags, cwd):
     command = [sys.executable, "-W", "error", "-m", "examples.benchmarks.overhead"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "160"}
+    environment = ENVIRONMENT | {"COLUMNS": "160"}
     return subprocess.run(
         [*command, *map(str, flags)],
         cwd=cwd,

@@ -22,7 +22,6 @@ from tests.examples.detection.nets import (
 )
 from tests.examples.detection.references import load_arrays
 
-pytestmark = pytest.mark.usefixtures("fast")
 close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
 
 

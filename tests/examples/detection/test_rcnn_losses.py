@@ -15,7 +15,6 @@ from examples.detection.rpn import Proposals
 from tests.examples.detection.nets import NETS, REFERENCES, make_images, make_net, make_tiny_net
 from tests.examples.detection.references import load_arrays
 
-pytestmark = pytest.mark.usefixtures("fast")
 close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
 
 
@@ -86,16 +85,7 @@ def test_draws_and_targets_equal_torchvisions(name):
         assert np.isfinite(found.targets).all()
 
 
-@pytest.fixture
-def optimized():
-    """Lets the compiler optimize: otherwise convolutions in float64 take longer than it does."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, False)
-    yield
-    jax.config.update(name, before)
-
-
+# Without optimization, convolutions in float64 take longer than it does.
 @pytest.mark.usefixtures("x64", "optimized")
 def test_gradients_equal_torchvisions_in_float64(name):
     expected = load_arrays(name)

@@ -28,7 +28,8 @@ from examples.training.errors import DivergedError
 from examples.training.loop import train
 from examples.training.sharding import make_mesh, put_batch
 from tests.examples.detection.tiny import CONFIG, flags_of
-from tests.examples.killing import PYTHON, ROOT, kill_and_continue
+from tests.examples.killing import kill_and_continue
+from tests.examples.programs import ENVIRONMENT, PYTHON
 
 QUIET = Console(quiet=True)
 
@@ -94,7 +95,7 @@ def trainer(scenes_folder):
 
 
 @pytest.fixture(scope="module")
-def whole(trainer, config, fast, tmp_path_factory):
+def whole(trainer, config, compiled_once, tmp_path_factory):
     """Returns a finished run on one device, with its folder."""
     folder = tmp_path_factory.mktemp("whole")
     task = trainer.prepare(config)
@@ -167,7 +168,7 @@ def test_a_run_that_is_killed_anywhere_continues_with_the_same_numbers(whole, tm
 
 
 def test_a_program_killed_three_times_ends_like_one_that_was_not(
-    config, fast, scenes_folder, tmp_path
+    config, compiled_once, scenes_folder, tmp_path
 ):
     lines = kill_and_continue(
         tmp_path,
@@ -183,7 +184,7 @@ def test_a_program_killed_three_times_ends_like_one_that_was_not(
             "examples.training.curves",
             "examples.training.program",
         ],
-        environment=fast | {"JAX_NUM_CPU_DEVICES": "8"},
+        environment=compiled_once | {"JAX_NUM_CPU_DEVICES": "8"},
     )
     assert [line["step"] for line in lines if line["kind"] == "step"] == [*range(1, 31)]
     assert lines[-1]["kind"] == "test"
@@ -205,7 +206,7 @@ def test_several_devices_make_the_losses_of_one_and_continue_with_the_same_numbe
 
 
 def test_two_processes_with_two_images_each_make_the_losses_of_one(
-    whole, config, fast, scenes_folder, tmp_path
+    whole, config, compiled_once, scenes_folder, tmp_path
 ):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -216,7 +217,7 @@ def test_two_processes_with_two_images_each_make_the_losses_of_one(
     programs = [
         subprocess.Popen(
             [*command, "--processes", "2", "--process", str(index)],
-            env={"PATH": "", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **fast},
+            env=ENVIRONMENT | compiled_once,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -364,7 +365,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(weights, config, tmp_pa
         read_backbone(broken)(model)
 
 
-def test_a_loss_that_is_not_finite_is_named_with_what_may_help(trainer, config, fast, tmp_path):
+def test_a_loss_that_is_not_finite_is_named_with_what_may_help(
+    trainer, config, compiled_once, tmp_path
+):
     job = trainer.prepare(dataclasses.replace(config, learning_rate=1e30)).job
     message = r"^step \d .*loss_mask is .*lower --learning-rate, in proportion to a smaller --batch"
     with pytest.raises(DivergedError, match=message):

@@ -67,7 +67,7 @@ def test_the_backbone_that_a_column_starts_from_is_its_own(column):
     assert given == shapes_of(detector.backbone)
 
 
-def test_the_runner_makes_the_grid_and_then_what_it_chooses(fast, tmp_path):
+def test_the_runner_makes_the_grid_and_then_what_it_chooses(compiled_once, tmp_path):
     write_scenes(tmp_path / "scenes", train=4, validation=1, test=1)
     column = dataclasses.replace(
         table5().columns["cpu"][0],

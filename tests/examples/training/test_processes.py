@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from examples.classification.task import Trainer
 from examples.training.checkpoints import read_variables
 from examples.training.loop import train
 from examples.training.sharding import make_mesh
+from tests.examples.programs import ENVIRONMENT
 
-ROOT = Path(__file__).parents[3]
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, batch_size=48, epochs=1)
 
 
@@ -38,12 +37,7 @@ def pair(tmp_path, *, interrupt=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {
-        "PATH": "",
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-    }
+    environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "2"}
     flags = "--width 4 --batch-size 48 --epochs 1 --fsdp 2 --log-every 5 --distributed"
     command = [sys.executable, "-W", "error", "-m", "examples.train_classifier", "digits"]
     command += [*flags.split(), "--out", tmp_path / "two", "--coordinator", address]

@@ -66,6 +66,12 @@ def findings(folder):
     return find_all(folder)
 
 
+@pytest.fixture(scope="module")
+def text(findings):
+    """Returns the report of the five tasks."""
+    return sections.write_report(findings)
+
+
 def row_of(text, section, task):
     """Returns the cells of a task's row in a section of the report."""
     table = text.partition(f"## {section}")[2].partition("\n## ")[0]
@@ -80,8 +86,7 @@ def test_the_verdicts_are_those_of_the_effects_that_were_put_in(findings):
     assert verdicts["resnet8-mnist300-batch"] == "hurts"
 
 
-def test_the_primary_table_agrees_with_scipy(folder, findings):
-    text = sections.write_report(findings)
+def test_the_primary_table_agrees_with_scipy(folder, text):
     lines = (folder / "mlp-segment.jsonl").read_text().splitlines()
     errors = {"none": {}, "gc": {}}
     for line in map(json.loads, lines):
@@ -96,8 +101,7 @@ def test_the_primary_table_agrees_with_scipy(folder, findings):
     assert cells[10] == "0.1 / 0.1"
 
 
-def test_the_law_is_the_rank_correlation_over_the_tasks(findings):
-    text = sections.write_report(findings)
+def test_the_law_is_the_rank_correlation_over_the_tasks(findings, text):
     shares = np.arange(len(GAINS))
     means = [finding.effects.difference.mean for finding in findings]
     expected = stats.spearmanr(shares, means)[0]
@@ -106,8 +110,7 @@ def test_the_law_is_the_rank_correlation_over_the_tasks(findings):
     assert "With the ratio of the largest stable rates: too few tasks differ." in text
 
 
-def test_a_sweep_with_missing_tasks_says_so(findings):
-    text = sections.write_report(findings)
+def test_a_sweep_with_missing_tasks_says_so(findings, text):
     assert f"5 of {len(tasks_of('e1'))} tasks are complete" in text
     assert "verdicts can change until all are complete" in text
     assert sections.write_report([]).count("\n## ") == 0
