@@ -207,8 +207,11 @@ def test_the_summary_has_a_row_for_each_kind_of_net(findings):
     assert text.startswith(f"5 of {len(tasks_of('e1'))} tasks are complete")
     assert "- Verdicts: helps: " in text
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
-    # Both transformers have a layer norm, and are one kind.
-    assert len(rows) == len(GAINS) - 1
+    assert len(rows) == len(GAINS)
+    assert [row.split(" |")[0] for row in rows[-2:]] == [
+        "| transformer, AdamW",
+        "| transformer, Muon",
+    ]
     (batch,) = [row for row in rows if row.startswith("| ResNet-8, batch norm |")]
     mean = next(
         one.effects.difference.mean
