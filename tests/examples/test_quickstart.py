@@ -123,9 +123,8 @@ def test_help_loads_no_heavy_library():
         "import sys, examples.quickstart.__main__; "
         "print(sorted({'jax', 'flax', 'matplotlib', 'scipy', 'mlxtend'} & set(sys.modules)))"
     )
-    environment = ENVIRONMENT
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
 

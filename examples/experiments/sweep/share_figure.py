@@ -49,7 +49,8 @@ def draw_shares(findings: list[Finding]) -> Figure:
     left.yaxis.set_major_formatter(signed)
     left.margins(y=0.1)
     left.set_ylabel("test error, GC minus none, points\n(below 0 GC helps)")
-    left.legend(fontsize=8, frameon=False)
+    # The right half has room for it.
+    right.legend(*left.get_legend_handles_labels(), loc="lower right", fontsize=8, frameon=False)
     right.axhline(1, color="black", linewidth=0.8)
     right.set_yscale("log")
     right.set_yticks([0.1, 1 / 3, 1, 3, 10], ["1/10", "1/3", "1", "3", "10"])
