@@ -27,7 +27,7 @@ class Command:
     out: Path | None = None
     """The picture to save, by default IMAGE with the ending .objects.png in this folder."""
     score_threshold: float = 0.5
-    """Leaves objects out whose score is not above this. From 0 to 1."""
+    """Leave out objects whose score is not above this, which is from 0 to 1."""
     class_names: Path | None = None
     """A text file with the name of a class on each line, without the background. By default the
     names of COCO for 91 classes, and numbers for others."""

@@ -37,8 +37,10 @@ def kernel_axes(tree: Any, *, out_axis: int = -1, ranks: Sequence[int] = (2, 4))
 
     Returns:
       The same tree, in which each leaf is the tuple of its input axes, or None if it is left
-      alone. That is a leaf of another rank, an ``optax.MaskedNode``, or a leaf whose name
-      ends in bias, scale, offset or token, contains embed, or is b. The tree is meant for
+      alone. That is a leaf of another rank, an ``optax.MaskedNode``, or a leaf whose name is
+      not a kernel's: one that is b or cls, contains embed or rel_pos, or ends in bias,
+      biases, scale, scales, offset, gamma, beta, token, emb, pos, position, positions,
+      table, codebook, a_log or lora_b. The tree is meant for
       ``optax_gc.centralize(axes=…)``.
 
     Raises:

@@ -16,8 +16,8 @@ def muon_dimension_numbers(
 ) -> Callable[[Any], Any]:
     """Returns the kernels' axes in the form in which Muon takes them.
 
-    Muon replaces the update of a matrix (inputs, outputs) by the nearest matrix with orthogonal
-    columns or rows. A kernel with more axes is such a matrix if its axes are grouped, and a
+    Muon replaces the update of a matrix (inputs, outputs) by the nearest semi-orthogonal matrix,
+    whose columns or rows are orthonormal. A kernel with more axes is such a matrix if its axes are grouped, and a
     stack of layers or experts is one matrix for each of them::
 
         axes = optax_gc.nnx_kernel_axes(model)

@@ -28,7 +28,7 @@ class Config:
     Nets are measured under every optimizer and on eight virtual devices. Synthetic trees, such as
     1e7x400 with 1e7 parameters in 400 leaves, are measured only under the first optimizer. The tree of
     1e9 parameters, and any tree that does not fit into the free memory, is counted but not timed. This
-    takes about eight minutes on two quiet cores with 24 GiB. For a first look, pass --trees resnet18
+    takes about seven minutes on two quiet cores with 24 GiB. For a first look, pass --trees resnet18
     --optimizers sgdm.
     """
 

@@ -36,7 +36,7 @@ Model = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Decides all numbers of a classification run, up to rounding."""
+    """The settings that determine the results of a classification run, up to rounding."""
 
     dataset: Dataset
     """The data set."""

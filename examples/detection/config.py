@@ -12,7 +12,7 @@ Backbone = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Decides all numbers of a detection run, up to rounding."""
+    """The settings that determine the results of a detection run, up to rounding."""
 
     dataset: Literal["coco", "scenes"]
     """The data set, in COCO's format: the folder --data-dir (coco), or digits in scenes, which are made there or in runs/scenes if the folder does not exist (scenes)."""
@@ -41,7 +41,7 @@ class Config(Settings):
     rules: Literal["mmdetection", "torchvision"] = "mmdetection"
     """Whose rules for matching and losses: those of the paper's detectors (mmdetection), or torchvision's."""
     aligned: bool = False
-    """Shift RoIAlign and mask targets by half a pixel, and do not round boxes to whole pixels when masks are drawn. Small images gain by it."""
+    """Shift RoIAlign and mask targets by half a pixel, and do not round boxes to whole pixels when masks are drawn. This improves results on small images."""
     anchor_scale: float = 8.0
     """The side of a square anchor, in strides of its level. With 8, the smallest square anchor has 32 pixels. An object that is much smaller than the smallest anchors is not learned."""
     proposals: int = 2000
@@ -53,21 +53,21 @@ class Config(Settings):
     detections: int = 100
     """The largest number of detections of an image."""
     pixels: Literal["rgb", "bgr"] = "rgb"
-    """The order and scale of the colours that the pretrained weights expect: torchvision's (rgb) or Detectron's (bgr)."""
+    """The order and scale of the colors that the pretrained weights expect: torchvision's (rgb) or Detectron's (bgr)."""
     short_side: int = 800
-    """Resize each image until its shorter side has this many pixels,"""
+    """Resize each image until its shorter side has this many pixels, or its longer side as many as --long-side."""
     long_side: int = 1333
-    """or its longer side has this many."""
+    """The largest length of the longer side of a resized image, in pixels."""
     max_objects: int = 100
-    """The number of places for objects in an image."""
+    """The largest number of objects in a training image. An image with more is an error."""
     mask_cells: int = 112
     """The rows and columns that an object's mask has in its box."""
     mirror: bool = True
     """Mirror half of the training images from left to right. Mirrored digits or letters are wrong."""
     train_images: int | None = None
-    """Train on only the first this many images that have objects."""
+    """Train on only this many images: the first ones that have objects."""
     eval_images: int | None = None
-    """Evaluate on only the first this many images."""
+    """Evaluate on only this many images: the first ones."""
     empty_images: bool = False
     """Train on images without objects too."""
     dtype: Literal["float32", "bfloat16"] = "float32"

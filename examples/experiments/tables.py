@@ -119,10 +119,10 @@ def _rules(rows: list[Row]) -> str:
         return "In every row both arms are tuned in the same way, by the rules of PLAN.md."
     return (
         f"**{old} of {len(rows)} rows were measured before the rules of PLAN.md.** They are marked "
-        f'"{_EARLIER}" and have no verdict: two other seeds without GC chose the rate and the decay, and '
-        "GC took them over. A rate that was chosen by luck makes the arm without GC look worse than it is. "
-        "Five of the ten seeds of Tables 3 and 4 were added after a look at the first five. The runs of "
-        "the plan will take the place of these rows, column by column. Until all are there, verdicts can "
+        f'"{_EARLIER}" and have no verdict. Two other seeds without GC chose the learning rate and the '
+        "weight decay, and the runs with GC used the same values. If the choice was lucky, training without "
+        "GC looks worse than it is. Five of the ten seeds of Tables 3 and 4 were added after a look at the "
+        "first five. The planned runs will replace these rows one by one. Until all are there, verdicts can "
         "change, because Holm's correction is over the rows that have one."
     )
 
@@ -174,9 +174,9 @@ def _primary(rows: list[Row]) -> str:
     header = (
         "table",
         "column",
-        "paper: none → GC",
-        "here: none",
-        "here: GC",
+        "paper: without → with GC",
+        "here: without GC",
+        "here: with GC",
         "difference",
         "p",
         "p (Holm)",
@@ -184,7 +184,7 @@ def _primary(rows: list[Row]) -> str:
         "power",
         "seeds for power 0.8",
         "seeds",
-        "rates, none / GC",
+        "learning rates, without / with GC",
         "rule",
     )
     foot = (
@@ -233,7 +233,7 @@ def _secondary(rows: list[Row]) -> str:
         "test loss, nats",
     )
     foot = (
-        "Differences of GC to none at the end of training, as above. The training accuracy is that of "
+        "Differences with GC minus without at the end of training, as above. The training accuracy is that of "
         "the last epoch."
     )
     return f"{make_table(header, lines)}\n\n{foot}"

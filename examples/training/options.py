@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Decides how and where a run is made. This does not change the run's numbers, up to rounding."""
+    """Options that do not change the results of a run, up to rounding."""
 
     data_dir: Path | None = None
     """The folder of the data set. Data sets that a package brings need none."""

@@ -12,8 +12,8 @@ from examples.benchmarks.compiled.names import ARMS, LAYOUTS, OPTIMIZERS, TREES
 class Config:
     """Compile update steps with and without GC for TPUs and an H100, without having one.
 
-    Every combination is compiled that the chips can share and that fits into their memory. All of
-    them take many hours on two cores; a run that was stopped continues where it was. For a first look:
+    Compiles every combination that the chips can share and that fits into their memory. All of them
+    take days on two cores. A run that was stopped continues where it was. For a first look:
     --cards v5e --chips 1 8 --trees resnet50 --optimizers sgdm (a few minutes).
     """
 

@@ -83,7 +83,7 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
     ticks = sorted({point.offset for one in findings for point in one.effects.by_rate})
     axes.set_xticks(ticks, [_ratio_label(tick) for tick in ticks])
     axes.set_xlabel("learning rate, divided by the best rate without GC")
-    axes.set_ylabel("test error, GC minus none, points (below 0 GC helps)")
+    axes.set_ylabel("test error, with GC minus without, points (below 0 GC helps)")
     axes.set_title("The same rate for both")
     norms = [norm for norm in COLORS if any(one.effects.task.norm == norm for one in findings)]
     handles = [Line2D([], [], color=COLORS[norm], label=NORM_LABELS[norm]) for norm in norms]
@@ -128,7 +128,7 @@ def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_formatter(signed)
-    axes.set_xlabel("test error, GC minus none, points (below 0 GC helps)")
+    axes.set_xlabel("test error, with GC minus without, points (below 0 GC helps)")
     axes.set_title("Both tuned in the same way (* p < 0.05 after Holm's correction)")
     handles = [Line2D([], [], color="black", marker="o", label="GC, 95 % interval")]
     handles += [

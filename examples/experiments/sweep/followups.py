@@ -148,7 +148,7 @@ def write_images_and_steps(cells: list[Compared]) -> str:
                 f"times the steps by {_slope(steps)} (statsmodels OLS)."
             )
     sections.append(
-        "The test error of GC minus that of none, each at its own chosen rate, with its 95 % interval."
+        "The test error with GC minus that without, each at its own chosen rate, with its 95 % interval."
     )
     return "\n\n".join(sections)
 
@@ -165,7 +165,9 @@ def write_full_size(compared: list[Compared], overall: Overall | None) -> str:
     rows = [
         (*_errors(one), _interval(one.difference), one.rates_none, one.rates) for one in compared
     ]
-    lines = make_table(("task", "none", "GC", "difference", "rates of none", "rates of GC"), rows)
+    lines = make_table(
+        ("task", "without GC", "with GC", "difference", "rates without GC", "rates with GC"), rows
+    )
     seeds = compared[0].difference.seeds
     text = f"{seeds} seeds cannot decide half a point, so these rows have no verdict."
     if overall:
@@ -194,14 +196,14 @@ def write_fine_tuning(compared: list[Compared]) -> str:
     ]
     header = (
         "task",
-        "none",
-        "GC",
+        "without GC",
+        "with GC",
         "difference",
         "p (Holm)",
         "verdict",
         "seeds to find half a point",
     )
-    header += ("rates of none", "rates of GC")
+    header += ("rates without GC", "rates with GC")
     missing = len(tasks_of("e4")) - len(compared)
     text = "As in the primary table. Holm's correction is over this table."
     if missing:

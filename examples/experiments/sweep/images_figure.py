@@ -43,6 +43,6 @@ def draw_images_and_steps(cells: list[Compared]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("training images")
         axes.set_title(title)
-    panels[0].set_ylabel("test error, GC minus none, points\n(below 0 GC helps)")
+    panels[0].set_ylabel("test error, with GC minus without, points\n(below 0 GC helps)")
     panels[0].legend(fontsize=8, frameon=False)
     return figure

@@ -3,7 +3,7 @@
     python -m examples.experiments.sweep.run
     python -m examples.experiments.sweep.run mlp-letter mlp-letter-layer
 
-When it was stopped, for whatever reason, the same command continues where it was. Results are added
+If it was stopped for any reason, the same command continues where it was. Results are added
 to examples/experiments/results/sweep/, which `python -m examples.experiments.sweep.report` reads.
 """
 

@@ -98,8 +98,8 @@ def _primary(findings: list[Finding]) -> str:
         "p (equivalence)",
         "verdict",
         "seeds to find half a point",
-        "rates, none / GC",
-        "validation minus test accuracy, none / GC",
+        "learning rates, without / with GC",
+        "validation minus test accuracy, without / with GC",
     )
     foot = (
         "Test error in percent, each arm at the rates that cross-fitting chose for it. Below 0, GC has "
@@ -125,8 +125,9 @@ def _over_tasks(findings: list[Finding]) -> str:
         f"- Verdicts: {counts}.\n"
         f"- Mean difference: {mean.mean:+.2f} points, 95 % interval {mean.low:+.2f} to "
         f"{mean.high:+.2f}: **{verdict}**.\n"
-        f"- A new task: 95 % prediction interval {mean.new_low:+.2f} to {mean.new_high:+.2f}. The true "
-        f"differences vary between tasks with a standard deviation of {mean.tau:.2f}.\n"
+        f"- For a new task, the 95 % prediction interval of the difference is {mean.new_low:+.2f} to "
+        f"{mean.new_high:+.2f}. The true differences vary between tasks with a standard deviation of "
+        f"{mean.tau:.2f}.\n"
         f"- GC has the lower error in {lower} of {count} tasks (sign test, p = {show_p(p_value)}).\n\n"
         "Random effects by statsmodels combine_effects (Paule and Mandel; interval by Hartung, Knapp, "
         "Sidik and Jonkman), sign test by scipy.stats.binomtest."
@@ -147,9 +148,9 @@ def _kind(task: Task) -> str:
 def _by_kind(findings: list[Finding]) -> str:
     foot = (
         "The mean of the differences of the tasks, in points of test error with both arms tuned, with "
-        "the lowest and the highest. Each task counts the same. Below 0, GC is better. Transformers are "
-        "grouped by their optimizer, and not by their normalization, since their results were seen. "
-        "So this table describes the results, and tests nothing."
+        "the lowest and the highest. Each task counts the same. Below 0, GC is better. The grouping of "
+        "transformers by their optimizer was chosen after their results were seen. So this table only "
+        "describes; it is not a test."
     )
     return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}"
 
@@ -172,7 +173,7 @@ def _kinds(findings: list[Finding]) -> str:
             )
         )
     header = (
-        "net, trained by SGDM if not said",
+        "network (trained by SGD with momentum, SGDM, if no optimizer is named)",
         "tasks",
         "difference (lowest to highest)",
         *get_args(Verdict),
@@ -200,17 +201,19 @@ def _secondary(findings: list[Finding]) -> str:
         )
     header = (
         "task",
-        "test loss, none / GC",
-        "training loss, none / GC",
+        "test loss, without / with GC",
+        "training loss, without / with GC",
         "steps, ratio",
         "never",
-        "largest stable rate, ratio",
-        "collapsed runs, none / GC",
-        "energy removed at the start",
+        "largest stable learning rate, ratio",
+        "collapsed runs, without / with GC",
+        "share removed at the start",
     )
     foot = (
-        "Losses in nats. Steps: those of GC until the best validation loss of none, divided by those "
-        "of none; never: the number of seeds of GC that did not reach it."
+        "Losses in nats. Steps: the number that training with GC needs to reach the best validation loss "
+        "without GC, divided by the number without GC. Never: the number of seeds with GC that did not "
+        "reach it. Largest stable learning rate: that with GC divided by that without. Share removed: of "
+        "the squared norm of the gradients in the first batch."
     )
     return f"## Secondary outcomes\n\n{make_table(header, rows)}\n\n{foot}"
 
@@ -224,8 +227,8 @@ def _by_rate(findings: list[Finding]) -> str:
         rows.append((finding.effects.task.name, *cells))
     header = ("task", *(f"{offset:+d}" if offset else "best" for offset in offsets))
     foot = (
-        "The difference of the test error at the same rate for both arms. Columns: half-decades above "
-        "the best rate of none."
+        "The difference of the test error at the same learning rate with and without GC. Columns: "
+        "half-decades above the best learning rate without GC."
     )
     return f"## By learning rate\n\n{make_table(header, rows)}\n\n{foot}"
 
@@ -233,7 +236,7 @@ def _by_rate(findings: list[Finding]) -> str:
 def _controls(findings: list[Finding]) -> str:
     sections = []
     arms: tuple[Arm, ...] = ("gc", *CONTROLS)
-    for index, title in enumerate(("the best rate of none", "a half-decade above it")):
+    for index, title in enumerate(("the best learning rate without GC", "a half-decade above it")):
         by_arm = {
             arm: [finding.effects.controls[arm][index] for finding in findings] for arm in arms
         }
@@ -251,8 +254,8 @@ def _controls(findings: list[Finding]) -> str:
         header = ("task", *(arm.replace("_", " ") for arm in arms))
         sections.append(f"## Controls at {title}\n\n{make_table(header, rows)}")
     foot = (
-        "The difference of the test error to none at the same rate. *: p < 0.05 after Holm's correction "
-        "over the tasks of the arm."
+        "The difference of the test error to that without any change of the gradient, at the same learning "
+        "rate. *: p < 0.05 after Holm's correction over the tasks of the arm."
     )
     return "\n\n".join([*sections, foot])
 
@@ -268,7 +271,7 @@ def _law(findings: list[Finding]) -> str:
     lines, predicted = [], []
     for name, x, y in (
         ("the difference at the chosen rates", shares, gains),
-        ("the ratio of the largest stable rates", shares[known], ratios),
+        ("the ratio of the largest stable learning rates", shares[known], ratios),
     ):
         if len(x) < 5 or not np.ptp(x) or not np.ptp(y):
             lines.append(f"- With {name}: too few tasks differ.")
@@ -280,8 +283,8 @@ def _law(findings: list[Finding]) -> str:
         word = "predicts it" if predicts else "does not predict it"
         lines.append(f"- With {name}: {value:+.2f} ({low:+.2f} to {high:+.2f}): the share {word}.")
     return (
-        "## What the first batch tells\n\nSpearman's correlation over the tasks of the share of gradient energy that GC "
-        "removes in the first batch (scipy.stats.spearmanr, interval by scipy.stats.bootstrap):\n\n"
+        "## What the first batch tells\n\nSpearman's correlation, over the tasks, of the share of the squared norm that "
+        "GC removes in the first batch (scipy.stats.spearmanr, interval by scipy.stats.bootstrap):\n\n"
         + "\n".join(lines)
         + f"\n\n{_advise(*predicted)}\n\n<!-- end of the first batch -->"
     )
@@ -305,5 +308,7 @@ def _advise(gain: float, stable: float) -> str:
         )
     if stable:
         way = "larger" if stable > 0 else "smaller"
-        advice.append(f"The more GC removes, the {way} the learning rates are that it carries.")
+        advice.append(
+            f"Tasks in which GC removes more tend to have {way} stable learning rates with GC than without."
+        )
     return " ".join(advice)

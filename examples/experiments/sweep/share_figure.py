@@ -48,12 +48,12 @@ def draw_shares(findings: list[Finding]) -> Figure:
     left.set_yticks([-30, -10, -3, -1, 0, 1, 3, 10], minor=False)
     left.yaxis.set_major_formatter(signed)
     left.margins(y=0.1)
-    left.set_ylabel("test error, GC minus none, points\n(below 0 GC helps)")
+    left.set_ylabel("test error, with GC minus without, points\n(below 0 GC helps)")
     # The right half has room for it.
     right.legend(*left.get_legend_handles_labels(), loc="lower right", fontsize=8, frameon=False)
     right.axhline(1, color="black", linewidth=0.8)
     right.set_yscale("log")
     right.set_yticks([0.1, 1 / 3, 1, 3, 10], ["1/10", "1/3", "1", "3", "10"])
     right.minorticks_off()
-    right.set_ylabel("largest stable rate, GC to none")
+    right.set_ylabel("largest stable rate, with GC / without")
     return figure

@@ -91,7 +91,7 @@ def test_the_paper_is_shown_next_to_ours_with_interval_p_value_and_verdict(show)
     assert up["p"] == f"{found.pvalue:.3f}"
     # Holm: the first of four.
     assert float(up["p (Holm)"]) == pytest.approx(4 * found.pvalue, abs=1e-3)
-    assert up["rates, none / GC"] == "0.03 / 0.03"
+    assert up["learning rates, without / with GC"] == "0.03 / 0.03"
     assert up["seeds"] == "4 of 4"
     verdicts = {name: row["verdict"] for name, row in seen.items()}
     assert verdicts == {
