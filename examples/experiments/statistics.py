@@ -2,6 +2,7 @@
 
 import bisect
 import math
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -221,26 +222,28 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]
     """Returns Spearman's correlation over tasks, with its 95 % bootstrap interval.
 
     Args:
-      x: a number of each task, (tasks,), such as the share of energy that GC removes.
+      x: a number of each task, (tasks,), such as the share that GC removes.
       y: another number of each task.
     """
 
-    def spearman(x: np.ndarray, y: np.ndarray) -> float:
-        # It is not defined where one of the numbers is the same everywhere, as in some resamples.
-        if not (np.ptp(x) and np.ptp(y)):
-            return 0.0
-        found: Any = stats.spearmanr(x, y)
-        return float(found.statistic)
+    def spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        # The correlation of the ranks, in one call for all resamples. It is not defined where one of
+        # the numbers is the same everywhere, as in some resamples.
+        ranks = [stats.rankdata(values, axis=axis) for values in (x, y)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.ConstantInputWarning)
+            found: Any = stats.pearsonr(*ranks, axis=axis)
+        return np.nan_to_num(found.statistic)
 
     found = stats.bootstrap(
         (x, y),
         spearman,
         paired=True,
-        vectorized=False,
-        n_resamples=2000,
+        n_resamples=100_000,
+        batch=10_000,
         method="percentile",
         confidence_level=1 - LEVEL,
         rng=np.random.default_rng(0),
     )
     low, high = found.confidence_interval
-    return spearman(x, y), float(low), float(high)
+    return float(spearman(x, y)), float(low), float(high)

@@ -41,14 +41,14 @@ class Tuned(NamedTuple):
       error: the test error in percent, (seeds,).
       test_loss: (seeds,), in nats.
       train_loss: (seeds,), in nats.
-      luck: the mean validation accuracy minus the mean test accuracy, in points.
+      gap: the mean validation accuracy minus the mean test accuracy, in points.
     """
 
     rates: np.ndarray
     error: np.ndarray
     test_loss: np.ndarray
     train_loss: np.ndarray
-    luck: float
+    gap: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,17 @@ class TaskEffects:
       seeds_needed: the number of seeds that would find half a point with power 0.8.
       steps: the steps of `gc` until the best validation loss of `none`, as a ratio.
       never: the number of seeds of `gc` that never reach it.
-      stable: the largest stable rate of `gc`, divided by that of `none`. None if either has none.
+      steps_of_none: the steps of `none` until the best validation loss of `gc`, divided by those of
+        `gc`. Without an effect it is as far above 1 as `steps`.
+      stable: by how many half-decades the largest stable rate of `gc` lies above that of `none`.
+        None if either has none.
+      limited: whether either of the two is the largest rate of the grid.
       collapsed: the number of collapsed runs of `none` and of `gc` over the grid.
       by_rate: the difference at each rate of the grid.
       seeds_by_rate: the same for each seed, (rates, seeds).
       controls: for each arm, the difference to none at none's best rate and one above it.
-      share_removed: the share of gradient energy that GC removes in the first batch.
+      beyond: for each control, the difference of `gc` to the control at these two rates.
+      share_removed: the share of the squared norm of the gradients that GC removes in the first batch.
     """
 
     task: Task
@@ -80,11 +85,14 @@ class TaskEffects:
     seeds_needed: int
     steps: Ratio
     never: int
-    stable: float | None
+    steps_of_none: Ratio
+    stable: int | None
+    limited: bool
     collapsed: tuple[int, int]
     by_rate: tuple[AtRate, ...]
     seeds_by_rate: np.ndarray
     controls: dict[Arm, tuple[Difference, Difference]]
+    beyond: dict[Arm, tuple[Difference, Difference]]
     share_removed: float
 
     @property
@@ -122,8 +130,9 @@ def measure_effects(results: TaskResults) -> TaskEffects:
         for i, number in enumerate(grid)
     ]
     stable = {arm: _largest_stable(results, arm, validation) for arm in both}
-    ratio = stable["gc"] / stable["none"] if stable["gc"] and stable["none"] else None
-    none_steps, gc_steps = _steps(results, rows)
+    known = [number for number in stable.values() if number is not None]
+    none_steps, gc_steps = _steps(results, rows, "none", "gc")
+    own_steps, later_steps = _steps(results, rows, "gc", "none")
     collapsed = [int(results.over_grid(arm, "collapsed").sum()) for arm in both]
     arms: tuple[Arm, ...] = ("gc", *CONTROLS)
     return TaskEffects(
@@ -135,12 +144,19 @@ def measure_effects(results: TaskResults) -> TaskEffects:
         seeds_needed=seeds_needed(gc.error - none.error),
         steps=mean_ratio(gc_steps / none_steps),
         never=int((gc_steps > MEASURES).sum()),
-        stable=ratio,
+        steps_of_none=mean_ratio(later_steps / own_steps),
+        stable=known[1] - known[0] if len(known) == 2 else None,
+        limited=grid[-1] in known,
         collapsed=(collapsed[0], collapsed[1]),
         by_rate=tuple(by_rate),
         seeds_by_rate=errors["gc"] - errors["none"],
         controls={
-            arm: (_control(results, arm, best), _control(results, arm, above)) for arm in arms
+            arm: (_compare(results, arm, "none", best), _compare(results, arm, "none", above))
+            for arm in arms
+        },
+        beyond={
+            arm: (_compare(results, "gc", arm, best), _compare(results, "gc", arm, above))
+            for arm in CONTROLS
         },
         share_removed=float(results.over_grid("none", "share_removed").mean()),
     )
@@ -157,34 +173,34 @@ def _tune(results: TaskResults, arm: Arm, rows: np.ndarray) -> Tuned:
         for name in ("test_accuracy", "validation_accuracy", "test_loss", "train_loss")
     )
     rates = np.asarray([rate(results.numbers(arm)[row]) for row in rows])
-    luck = float(validation.mean() - accuracy.mean())
-    return Tuned(rates, 100 - accuracy, test_loss, train_loss, luck)
+    gap = float(validation.mean() - accuracy.mean())
+    return Tuned(rates, 100 - accuracy, test_loss, train_loss, gap)
 
 
-def _control(results: TaskResults, arm: Arm, number: int) -> Difference:
-    """Returns the difference of the test error between an arm and none at one rate, in points."""
-    accuracies = (results.values(name, number, "test_accuracy") for name in (arm, "none"))
-    error, base = (100 - accuracy for accuracy in accuracies)
-    return paired_difference(error, base)
+def _compare(results: TaskResults, arm: Arm, base: Arm, number: int) -> Difference:
+    """Returns the difference of the test error between two arms at one rate, in points."""
+    errors = (100 - results.values(name, number, "test_accuracy") for name in (arm, base))
+    return paired_difference(*errors)
 
 
-def _steps(results: TaskResults, rows: dict[Arm, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns when none and GC reach none's best validation loss, in measurements from 1, (seeds,).
+def _steps(
+    results: TaskResults, rows: dict[Arm, np.ndarray], base: Arm, other: Arm
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns when two arms reach the best validation loss of the first, in measurements, (seeds,).
 
-    A run that never does has `MEASURES` + 1.
+    They count from 1. A run that never does has `MEASURES` + 1.
     """
-    none, gc = (_pick(results.over_grid(arm, "curve"), rows[arm]) for arm in ("none", "gc"))
-    goal = none.min(1, keepdims=True)
-    reached = gc <= goal
-    return none.argmin(1) + 1, np.where(reached.any(1), reached.argmax(1), MEASURES) + 1
+    first, second = (_pick(results.over_grid(arm, "curve"), rows[arm]) for arm in (base, other))
+    reached = second <= first.min(1, keepdims=True)
+    return first.argmin(1) + 1, np.where(reached.any(1), reached.argmax(1), MEASURES) + 1
 
 
 def _largest_stable(
     results: TaskResults, arm: Arm, validation: dict[Arm, np.ndarray]
-) -> float | None:
-    """Returns the largest rate of the grid at which an arm trains, or None if there is none."""
+) -> int | None:
+    """Returns the number of the largest rate at which an arm trains, or None if there is none."""
     guess = results.over_grid(arm, "guess_accuracy").mean()
     none = validation["none"]
     needed = (guess + none[best_rate(none)].mean()) / 2
     rows = np.flatnonzero(np.median(validation[arm], 1) >= needed)
-    return rate(results.grid()[int(rows[-1])]) if len(rows) else None
+    return results.grid()[int(rows[-1])] if len(rows) else None

@@ -7,10 +7,10 @@ from matplotlib.lines import Line2D
 from examples.experiments.statistics import MARGIN, combine
 from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.findings import Finding
-from examples.experiments.sweep.rates import rate
+from examples.experiments.sweep.rates import show_ratio
 from examples.experiments.sweep.tasks import NORM_LABELS
 
-# Colours that the colour-blind can tell apart (Okabe and Ito).
+# Colors that color-blind readers can tell apart (Okabe and Ito).
 COLORS = {
     "none": "#D55E00",
     "layer": "#0072B2",
@@ -19,6 +19,8 @@ COLORS = {
     "groups of two": "#CC79A7",
     "one group": "#E69F00",
 }
+# The share of the tasks that must have a rate for a mean to be shown at it.
+_MOST = 0.8
 _MARKS = {"random_direction": "D", "scaled_length": "s", "optax_centralize": "^"}
 _CONTROL_LABELS = {
     "random_direction": "random direction",
@@ -36,7 +38,7 @@ def draw(findings: list[Finding]) -> Figure:
     """Draws the picture.
 
     Left: the difference of the test error at each rate, a line for each task, and the random-effects
-    mean over the tasks with its 95 % interval. Right: the difference when both arms are tuned, a row
+    mean over the tasks with its 95 % interval, at the rates that most tasks have. Right: the difference when both arms are tuned, a row
     for each task, with its 95 % interval, the controls, and the prediction for a new task.
 
     Args:
@@ -68,7 +70,8 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
             for i, point in enumerate(one.effects.by_rate)
             if point.offset == offset
         ]
-        if len(differences) >= 3:
+        # Elsewhere the mean would be one over other tasks.
+        if len(differences) >= max(3, _MOST * len(findings)):
             mean = combine(differences)
             offsets.append(offset)
             means.append(mean.mean)
@@ -81,7 +84,7 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter(signed)
     ticks = sorted({point.offset for one in findings for point in one.effects.by_rate})
-    axes.set_xticks(ticks, [_ratio_label(tick) for tick in ticks])
+    axes.set_xticks(ticks, [show_ratio(tick) for tick in ticks])
     axes.set_xlabel("learning rate, divided by the best rate without GC")
     axes.set_ylabel("test error, with GC minus without, points (below 0 GC helps)")
     axes.set_title("The same rate for both")
@@ -91,18 +94,18 @@ def _draw_rates(axes: Axes, findings: list[Finding]) -> None:
     axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower left")
 
 
-def _ratio_label(offset: int) -> str:
-    """Returns a number of half-decades as a ratio, such as "1/3", "1", "3" and "10"."""
-    ratio = f"{rate(abs(offset)):g}"
-    return f"1/{ratio}" if offset < 0 else ratio
-
-
 def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
     rows = sorted(findings, key=lambda one: one.effects.difference.mean, reverse=True)
+    spans = []
     if len(findings) >= 3:
         mean = combine([one.effects.differences for one in findings])
-        axes.axvspan(mean.new_low, mean.new_high, color="black", alpha=0.06, linewidth=0)
-        axes.axvspan(mean.low, mean.high, color="black", alpha=0.15, linewidth=0)
+        spans = [
+            axes.axvspan(low, high, color="black", alpha=alpha, linewidth=0, label=label)
+            for low, high, alpha, label in (
+                (mean.low, mean.high, 0.15, "mean over tasks, 95 %"),
+                (mean.new_low, mean.new_high, 0.06, "prediction for a new task, 95 %"),
+            )
+        ]
     for edge in (-MARGIN, MARGIN):
         axes.axvline(edge, color="black", linewidth=0.6, linestyle=":")
     axes.axvline(0, color="black", linewidth=0.8)
@@ -137,4 +140,4 @@ def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
         )
         for arm, label in _CONTROL_LABELS.items()
     ]
-    axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower right")
+    axes.legend(handles=[*handles, *spans], fontsize=8, frameon=False, loc="lower right")

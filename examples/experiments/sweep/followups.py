@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-import statsmodels.api as sm
 
 from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
 from examples.experiments.statistics import (
@@ -19,7 +18,7 @@ from examples.experiments.statistics import (
     seeds_needed,
 )
 from examples.experiments.sweep.arms import Arm
-from examples.experiments.sweep.effects import tune
+from examples.experiments.sweep.effects import Tuned, tune
 from examples.experiments.sweep.results import TaskResults
 from examples.experiments.sweep.tasks import IMAGES, STEPS, TASKS, Task, tasks_of
 
@@ -33,22 +32,19 @@ class Compared(NamedTuple):
     Attributes:
       task: the task.
       arm: the arm.
+      none, tuned: none and the arm at the rates that cross-fitting chose.
       difference: of the test error, in points. Below 0, the arm has the lower error.
       p_equivalence: the p value of a difference of at least half a point.
       seeds_needed: the number of seeds that would find half a point with power 0.8.
-      error_none, error: the mean test error of none and of the arm, in percent.
-      rates_none, rates: the rates that cross-fitting chose, the most frequent one first.
     """
 
     task: Task
     arm: Arm
+    none: Tuned
+    tuned: Tuned
     difference: Difference
     p_equivalence: float
     seeds_needed: int
-    error_none: float
-    error: float
-    rates_none: str
-    rates: str
 
 
 def compare(results: TaskResults, arm: Arm) -> Compared:
@@ -61,13 +57,11 @@ def compare(results: TaskResults, arm: Arm) -> Compared:
     return Compared(
         task=results.task,
         arm=arm,
+        none=none,
+        tuned=tuned,
         difference=paired_difference(tuned.error, none.error),
         p_equivalence=equivalence(tuned.error, none.error),
         seeds_needed=seeds_needed(tuned.error - none.error),
-        error_none=float(none.error.mean()),
-        error=float(tuned.error.mean()),
-        rates_none=show_rates(none.rates),
-        rates=show_rates(tuned.rates),
     )
 
 
@@ -92,38 +86,23 @@ def compare_places(folder: Path) -> list[Compared]:
     return [compare(one, arm) for one in results if one.complete for arm in arms]
 
 
-class Slope(NamedTuple):
-    """How much the difference changes with a factor of ten, in points, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def fit_slopes(cells: list[Compared]) -> tuple[Slope, Slope]:
-    """Fits the differences of E2 by a line in the logarithms of images and of steps.
+def fit_slopes(cells: list[Compared]) -> tuple[Difference, Difference]:
+    """Fits the differences of E2 by a plane in the logarithms of images and of steps.
 
     Args:
-      cells: those of one normalization, at least four.
+      cells: those of one normalization, with the same seeds in all.
 
     Returns:
-      The slope for ten times the images, and that for ten times the steps.
+      How many points ten times the images add to the difference, and how many ten times the steps
+      add. Each seed is fitted by itself, because its cells share images, and the intervals are those
+      of a mean over seeds.
     """
-    points = np.log10([images_and_steps(cell.task) for cell in cells])
-    means = np.asarray([cell.difference.mean for cell in cells])
-    model: Any = sm.OLS(means, sm.add_constant(points, has_constant="add")).fit()
-    intervals = model.conf_int()
-    images, steps = (Slope(float(model.params[i]), *map(float, intervals[i])) for i in (1, 2))
-    return images, steps
-
-
-def images_and_steps(task: Task) -> tuple[int, int]:
-    """Returns the numbers of images and of steps of a cell of E2."""
-    for images in IMAGES:
-        for steps in STEPS:
-            if task.name.startswith(f"resnet8-fashion{images}-") and task.steps == steps:
-                return images, steps
-    raise ValueError(f"{task.name} is not a task of E2")
+    sizes = np.log10([(cell.task.images or 0, cell.task.steps or 0) for cell in cells])
+    differences = np.asarray([cell.tuned.error - cell.none.error for cell in cells])
+    design = np.column_stack([np.ones(len(cells)), sizes])
+    _, images, steps = np.linalg.lstsq(design, differences)[0]
+    zero = np.zeros(len(images))
+    return paired_difference(images, zero), paired_difference(steps, zero)
 
 
 def write_images_and_steps(cells: list[Compared]) -> str:
@@ -135,7 +114,7 @@ def write_images_and_steps(cells: list[Compared]) -> str:
     ]
     for norm, title in NORM_TITLES.items():
         chosen = [cell for cell in cells if cell.task.norm == norm]
-        at = {images_and_steps(cell.task): cell.difference for cell in chosen}
+        at = {(cell.task.images, cell.task.steps): cell.difference for cell in chosen}
         rows = [
             (images, *(_interval(at.get((images, steps))) for steps in STEPS)) for images in IMAGES
         ]
@@ -144,11 +123,13 @@ def write_images_and_steps(cells: list[Compared]) -> str:
         if len(chosen) == len(IMAGES) * len(STEPS):
             images, steps = fit_slopes(chosen)
             sections.append(
-                f"Ten times the images change the difference by {_slope(images)} points, and ten "
-                f"times the steps by {_slope(steps)} (statsmodels OLS)."
+                f"Ten times the images change the difference by {show_difference(images)} points, and ten "
+                f"times the steps by {show_difference(steps)} (a plane in the logarithms for each seed, by "
+                "numpy.linalg.lstsq; t intervals over the seeds)."
             )
     sections.append(
-        "The test error with GC minus that without, each at its own chosen rate, with its 95 % interval."
+        "The test error with GC minus that without, each at its own chosen rate, with its 95 % interval. "
+        "The cell of 1000 images and 300 steps repeats runs of E1."
     )
     return "\n\n".join(sections)
 
@@ -162,9 +143,7 @@ def write_full_size(compared: list[Compared], overall: Overall | None) -> str:
     """
     if not compared:
         return ""
-    rows = [
-        (*_errors(one), _interval(one.difference), one.rates_none, one.rates) for one in compared
-    ]
+    rows = [(*_errors(one), _interval(one.difference), *_rates(one)) for one in compared]
     lines = make_table(
         ("task", "without GC", "with GC", "difference", "rates without GC", "rates with GC"), rows
     )
@@ -172,8 +151,9 @@ def write_full_size(compared: list[Compared], overall: Overall | None) -> str:
     text = f"{seeds} seeds cannot decide half a point, so these rows have no verdict."
     if overall:
         text += (
-            f" E1 expects a difference from {overall.new_low:+.2f} to {overall.new_high:+.2f} in a "
-            "new task (95 % prediction interval)."
+            f" In E1, the 95 % prediction interval of the true difference in a new task is "
+            f"{overall.new_low:+.2f} to {overall.new_high:+.2f}. A measured difference also has an error of its "
+            "own."
         )
     return f"## A net at full size (E3)\n\n{lines}\n\n{text}"
 
@@ -183,36 +163,19 @@ def write_fine_tuning(compared: list[Compared]) -> str:
     if not compared:
         return ""
     rows = [
-        (
-            *_errors(one),
-            _interval(one.difference),
-            p_value,
-            verdict,
-            one.seeds_needed,
-            one.rates_none,
-            one.rates,
-        )
-        for one, p_value, verdict in _judged(compared)
+        (*_errors(one), _interval(one.difference), *words, *_rates(one))
+        for one, words in _judged(compared)
     ]
-    header = (
-        "task",
-        "without GC",
-        "with GC",
-        "difference",
-        "p (Holm)",
-        "verdict",
-        "seeds to find half a point",
-    )
-    header += ("rates without GC", "rates with GC")
-    missing = len(tasks_of("e4")) - len(compared)
-    text = "As in the primary table. Holm's correction is over this table."
-    if missing:
-        text += f" {missing} task of E4 is not complete."
-    return f"## Fine-tuning (E4)\n\n{make_table(header, rows)}\n\n{text}"
+    header = ("task", "without GC", "with GC", "difference", *_WORDS, *_RATES)
+    return f"## Fine-tuning (E4)\n\n{make_table(header, rows)}\n\n{_foot(compared, tasks_of('e4'))}"
 
 
 def write_places(compared: list[Compared]) -> str:
-    """Returns the table of E5 in Markdown, or nothing if no task is complete."""
+    """Returns the tables of E5 in Markdown, or nothing if no task is complete.
+
+    Args:
+      compared: what `compare_places` returns.
+    """
     if not compared:
         return ""
     rows = [
@@ -220,30 +183,54 @@ def write_places(compared: list[Compared]) -> str:
             one.task.name,
             "gradient" if one.arm == "gc" else "update",
             _interval(one.difference),
-            p_value,
-            verdict,
+            *words,
+            *_rates(one),
         )
-        for one, p_value, verdict in _judged(compared)
+        for one, words in _judged(compared)
     ]
-    table = make_table(("task", "GC on the", "difference", "p (Holm)", "verdict"), rows)
-    text = "As in the primary table. Holm's correction is over this table."
-    return f"## Gradient or update (E5)\n\n{table}\n\n{text}"
+    table = make_table(("task", "GC on the", "difference", *_WORDS, *_RATES), rows)
+    places = []
+    for gradient, update in zip(compared[::2], compared[1::2], strict=True):
+        difference = paired_difference(update.tuned.error, gradient.tuned.error)
+        places.append((gradient.task.name, _interval(difference), show_p(difference.p_value)))
+    between = make_table(("task", "update minus gradient", "p"), places)
+    foot = (
+        f"{_foot(compared[::2], [task for task in TASKS.values() if 'gc_update' in task.arms])} Tasks of E1 "
+        "have another p value there, because Holm's correction is over other tasks. The grid of rates was not "
+        "extended for GC on the update."
+    )
+    return f"## Gradient or update (E5)\n\n{table}\n\n{foot}\n\n{between}"
 
 
-def _judged(compared: list[Compared]) -> Iterator[tuple[Compared, str, Verdict]]:
-    """Yields each comparison with its p value after Holm's correction over all, and its verdict."""
+_WORDS = ("p", "p (Holm)", "verdict", "seeds to find half a point")
+_RATES = ("rates without GC", "rates with GC")
+
+
+def _foot(compared: list[Compared], tasks: list[Task]) -> str:
+    text = (
+        f"As in the primary table. {len(compared)} of {len(tasks)} tasks are complete, and Holm's correction is "
+        "over this table."
+    )
+    if len(compared) < len(tasks):
+        text += " So verdicts can change until all are complete."
+    return text
+
+
+def _judged(compared: list[Compared]) -> Iterator[tuple[Compared, tuple[str, str, Verdict, int]]]:
+    """Yields each comparison with the cells of `_WORDS`. Holm's correction is over all of them."""
     p_values = adjust([one.difference.p_value for one in compared])
     for one, p_value in zip(compared, p_values, strict=True):
-        yield one, show_p(p_value), judge(one.difference.mean, p_value, one.p_equivalence)
+        verdict = judge(one.difference.mean, p_value, one.p_equivalence)
+        yield one, (show_p(one.difference.p_value), show_p(p_value), verdict, one.seeds_needed)
 
 
 def _errors(one: Compared) -> tuple[str, str, str]:
-    return one.task.name, f"{one.error_none:.2f}", f"{one.error:.2f}"
+    return one.task.name, f"{one.none.error.mean():.2f}", f"{one.tuned.error.mean():.2f}"
+
+
+def _rates(one: Compared) -> tuple[str, str]:
+    return show_rates(one.none.rates), show_rates(one.tuned.rates)
 
 
 def _interval(difference: Difference | None) -> str:
     return show_difference(difference) if difference else ""
-
-
-def _slope(slope: Slope) -> str:
-    return f"{slope.mean:+.2f} ({slope.low:+.2f} to {slope.high:+.2f})"

@@ -4,7 +4,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from examples.experiments.statistics import MARGIN
-from examples.experiments.sweep.followups import NORM_TITLES, Compared, images_and_steps
+from examples.experiments.sweep.followups import NORM_TITLES, Compared
 from examples.experiments.sweep.tasks import IMAGES, STEPS
 
 
@@ -22,7 +22,9 @@ def draw_images_and_steps(cells: list[Compared]) -> Figure:
     colors = matplotlib.colormaps["viridis"].resampled(len(STEPS) + 1)
     for axes, (norm, title) in zip(panels, NORM_TITLES.items(), strict=True):
         at = {
-            images_and_steps(cell.task): cell.difference for cell in cells if cell.task.norm == norm
+            (cell.task.images, cell.task.steps): cell.difference
+            for cell in cells
+            if cell.task.norm == norm
         }
         for place, steps in enumerate(STEPS):
             images = [count for count in IMAGES if (count, steps) in at]

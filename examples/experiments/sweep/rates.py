@@ -13,6 +13,17 @@ def rate(number: int) -> float:
     return float(f"{(1, 3)[number % 2]}e{number // 2}")
 
 
+def show_ratio(half_decades: int) -> str:
+    """Returns the ratio of two rates that are this many half-decades apart.
+
+    Examples:
+      >>> [show_ratio(number) for number in (-1, 0, 1, 2)]
+      ['1/3', '1', '3', '10']
+    """
+    ratio = f"{rate(abs(half_decades)):g}"
+    return f"1/{ratio}" if half_decades < 0 else ratio
+
+
 def rate_number(value: float) -> int:
     """Returns the number of a learning rate, of which `rate` is the inverse.
 

@@ -29,20 +29,19 @@ class Arguments:
     """A file with the comments "sweep" and "end of sweep", between which the summary is written."""
 
 
-def _put_summary(path: Path, summary: str) -> None:
-    """Writes the summary between the two comments of a page.
+def _split(path: Path) -> tuple[str, str]:
+    """Returns what stands before and after the summary of a page.
 
     Raises:
       SettingError: the page has no such comments.
     """
-    text = path.read_text("utf-8")
-    before, start, rest = text.partition("<!-- sweep -->\n")
+    before, start, rest = path.read_text("utf-8").partition("<!-- sweep -->\n")
     _, end, after = rest.partition("\n<!-- end of sweep -->")
     if not (start and end):
         raise SettingError(
             f'--readme {path}: it lacks the comments "<!-- sweep -->" and "<!-- end of sweep -->"'
         )
-    write_whole(path, f"{before}{start}{summary}{end}{after}")
+    return before + start, end + after
 
 
 def main() -> None:
@@ -57,16 +56,17 @@ def main() -> None:
         from examples.experiments.sweep.sections import write_all, write_summary
         from examples.experiments.sweep.share_figure import draw_shares
 
+        page = _split(arguments.readme) if arguments.readme else None
         findings = find_all(arguments.results)
         report = write_all(arguments.results, findings)
-        write_whole(arguments.results / "report.md", report)
-        if arguments.readme:
-            _put_summary(arguments.readme, write_summary(findings))
         if findings:
             draw(findings).savefig(arguments.results / "sweep.png", dpi=130)
             draw_shares(findings).savefig(arguments.results / "shares.png", dpi=130)
         if cells := compare_gc("e2", arguments.results):
             draw_images_and_steps(cells).savefig(arguments.results / "images.png", dpi=130)
+        write_whole(arguments.results / "report.md", report)
+        if arguments.readme and page:
+            write_whole(arguments.readme, write_summary(findings).join(page))
         print(report, end="")
 
 

@@ -6,8 +6,9 @@ from typing import get_args
 import numpy as np
 
 from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
-from examples.experiments.statistics import Verdict, adjust, rank_correlation, sign_test
-from examples.experiments.sweep.arms import CONTROLS, Arm
+from examples.experiments.statistics import Ratio, Verdict, paired_difference, sign_test
+from examples.experiments.sweep.controls import summarize_controls, write_controls
+from examples.experiments.sweep.effects import TaskEffects
 from examples.experiments.sweep.findings import Finding, overall
 from examples.experiments.sweep.followups import (
     compare_gc,
@@ -17,15 +18,18 @@ from examples.experiments.sweep.followups import (
     write_images_and_steps,
     write_places,
 )
+from examples.experiments.sweep.law import write_law
+from examples.experiments.sweep.rates import show_ratio
 from examples.experiments.sweep.tasks import NORM_LABELS, SEEDS, Task, tasks_of
 
 
 def write_summary(findings: list[Finding]) -> str:
     """Returns how much is complete, what it says over all tasks, and a row for each kind of net."""
-    over_tasks = _over_tasks(findings).partition("\n\n")[2].partition("\n\n")[0]
-    return "\n\n".join(
-        part for part in (_completeness(findings), over_tasks, _kinds(findings)) if part
-    )
+    lines = _over_tasks(findings).partition("\n\n")[2].partition("\n\n")[0]
+    if lines:
+        lines = f"{lines}\n{summarize_controls(findings)}"
+    kinds = f"{_kinds(findings)}\n\n{_GROUPING}" if findings else ""
+    return "\n\n".join(part for part in (_completeness(findings), lines, kinds) if part)
 
 
 def write_report(findings: list[Finding]) -> str:
@@ -33,7 +37,12 @@ def write_report(findings: list[Finding]) -> str:
     sections = [f"# The study of learning rates: results\n\n{_completeness(findings)}"]
     if findings:
         sections += [_primary(findings), _over_tasks(findings), _by_kind(findings)]
-        sections += [_secondary(findings), _by_rate(findings), _controls(findings), _law(findings)]
+        sections += [
+            _secondary(findings),
+            _by_rate(findings),
+            write_controls(findings),
+            write_law(findings),
+        ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -84,7 +93,7 @@ def _primary(findings: list[Finding]) -> str:
                 finding.verdict,
                 effects.seeds_needed,
                 f"{show_rates(effects.none.rates)} / {show_rates(effects.gc.rates)}",
-                f"{effects.none.luck:+.2f} / {effects.gc.luck:+.2f}",
+                f"{effects.none.gap:+.2f} / {effects.gc.gap:+.2f}",
             )
         )
     header = (
@@ -103,10 +112,12 @@ def _primary(findings: list[Finding]) -> str:
     )
     foot = (
         "Test error in percent, each arm at the rates that cross-fitting chose for it. Below 0, GC has "
-        "the lower error. Intervals: 95 %, Student's t (scipy.stats.t). p: paired t-test "
+        "the lower error. Intervals: 95 %, Student's t (scipy.stats.ttest_1samp), over seeds. All seeds of a "
+        "task share its test examples, whose choice the intervals do not contain. p: paired t-test "
         "(scipy.stats.ttest_rel), then after Holm's correction over the tasks "
-        "(statsmodels multipletests). Equivalence within ±0.5 point: two one-sided tests "
-        "(statsmodels ttost_paired). Seeds: for power 0.8 (statsmodels TTestPower)."
+        "(statsmodels multipletests). Equivalence within ±0.5 point: two one-sided tests, "
+        "without a correction (statsmodels ttost_paired). Seeds: for power 0.8 at p < 0.05 before Holm's "
+        "correction (statsmodels TTestPower)."
     )
     return f"## Primary outcome\n\n{make_table(header, rows)}\n\n{foot}"
 
@@ -128,9 +139,28 @@ def _over_tasks(findings: list[Finding]) -> str:
         f"- For a new task, the 95 % prediction interval of the difference is {mean.new_low:+.2f} to "
         f"{mean.new_high:+.2f}. The true differences vary between tasks with a standard deviation of "
         f"{mean.tau:.2f}.\n"
-        f"- GC has the lower error in {lower} of {count} tasks (sign test, p = {show_p(p_value)}).\n\n"
+        f"- GC has the lower error in {lower} of {count} tasks (sign test, p = {show_p(p_value)}).\n"
+        f"{_over_data_sets(findings)}\n\n"
         "Random effects by statsmodels combine_effects (Paule and Mandel; interval by Hartung, Knapp, "
-        "Sidik and Jonkman), sign test by scipy.stats.binomtest."
+        "Sidik and Jonkman), sign test by scipy.stats.binomtest. The prediction interval is one for the true "
+        "difference in a task that is drawn like these. It assumes that true differences are normally "
+        f"distributed, but those that were measured range from {means.min():+.2f} to {means.max():+.2f} "
+        f"around a median of {np.median(means):+.2f}. The mean over data sets was added after results were "
+        "seen."
+    )
+
+
+def _over_data_sets(findings: list[Finding]) -> str:
+    """Returns a line about the means of the data sets, since tasks that share one are not independent."""
+    by_set: dict[str, list[float]] = {}
+    for finding in findings:
+        by_set.setdefault(finding.effects.task.dataset, []).append(finding.effects.difference.mean)
+    means = np.asarray([np.mean(values) for values in by_set.values()])
+    difference = paired_difference(means, np.zeros(len(means)))
+    return (
+        f"- Tasks that share a data set are not independent. The mean over the means of the {len(means)} data "
+        f"sets is {show_difference(difference)} points, and GC has the lower error in "
+        f"{(means < 0).sum()} of them."
     )
 
 
@@ -145,14 +175,18 @@ def _kind(task: Task) -> str:
     return f"{net}, {NORM_LABELS[task.norm]}"
 
 
+_GROUPING = (
+    "The grouping of transformers by their optimizer was chosen after their results were seen. So this table "
+    "only describes; it is not a test."
+)
+
+
 def _by_kind(findings: list[Finding]) -> str:
     foot = (
         "The mean of the differences of the tasks, in points of test error with both arms tuned, with "
-        "the lowest and the highest. Each task counts the same. Below 0, GC is better. The grouping of "
-        "transformers by their optimizer was chosen after their results were seen. So this table only "
-        "describes; it is not a test."
+        "the lowest and the highest. Each task counts the same. Below 0, GC is better. "
     )
-    return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}"
+    return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}{_GROUPING}"
 
 
 def _kinds(findings: list[Finding]) -> str:
@@ -186,15 +220,15 @@ def _secondary(findings: list[Finding]) -> str:
     for finding in findings:
         effects = finding.effects
         none, gc = effects.none, effects.gc
-        steps = f"{effects.steps.mean:.2f} ({effects.steps.low:.2f} to {effects.steps.high:.2f})"
         rows.append(
             (
                 effects.task.name,
                 f"{none.test_loss.mean():.3f} / {gc.test_loss.mean():.3f}",
                 f"{none.train_loss.mean():.3f} / {gc.train_loss.mean():.3f}",
-                steps,
+                _show_ratio(effects.steps),
                 effects.never,
-                "" if effects.stable is None else f"{effects.stable:.3g}",
+                _show_ratio(effects.steps_of_none),
+                _stable(effects),
                 f"{effects.collapsed[0]} / {effects.collapsed[1]}",
                 f"{100 * effects.share_removed:.0f} %",
             )
@@ -203,19 +237,33 @@ def _secondary(findings: list[Finding]) -> str:
         "task",
         "test loss, without / with GC",
         "training loss, without / with GC",
-        "steps, ratio",
+        "steps with GC, ratio",
         "never",
+        "steps of training without GC, ratio",
         "largest stable learning rate, ratio",
         "collapsed runs, without / with GC",
         "share removed at the start",
     )
     foot = (
-        "Losses in nats. Steps: the number that training with GC needs to reach the best validation loss "
-        "without GC, divided by the number without GC. Never: the number of seeds with GC that did not "
-        "reach it. Largest stable learning rate: that with GC divided by that without. Share removed: of "
-        "the squared norm of the gradients in the first batch."
+        "Losses in nats; the training loss is that of at most 1000 examples. Steps with GC: the number that "
+        "training with GC needs to reach the best validation loss without GC, divided by the number without "
+        "GC. A seed that does not reach it (never: their number) counts as one measurement more than there "
+        "are. So this ratio is above 1 even if GC has no effect. The steps of training without GC, to the best "
+        "validation loss with GC, show how far. Largest stable learning rate: that with GC divided by "
+        "that without; it is limited if one of the two is the largest of the grid. Share removed: of the squared norm "
+        "of the gradients in the first batch."
     )
     return f"## Secondary outcomes\n\n{make_table(header, rows)}\n\n{foot}"
+
+
+def _show_ratio(ratio: Ratio) -> str:
+    return f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _stable(effects: TaskEffects) -> str:
+    if effects.stable is None:
+        return ""
+    return f"{show_ratio(effects.stable)}{' (limited)' if effects.limited else ''}"
 
 
 def _by_rate(findings: list[Finding]) -> str:
@@ -228,87 +276,7 @@ def _by_rate(findings: list[Finding]) -> str:
     header = ("task", *(f"{offset:+d}" if offset else "best" for offset in offsets))
     foot = (
         "The difference of the test error at the same learning rate with and without GC. Columns: "
-        "half-decades above the best learning rate without GC."
+        "half-decades above the best learning rate without GC, which is the one that is best over the same "
+        "seeds. This favors training without GC a little in that column."
     )
     return f"## By learning rate\n\n{make_table(header, rows)}\n\n{foot}"
-
-
-def _controls(findings: list[Finding]) -> str:
-    sections = []
-    arms: tuple[Arm, ...] = ("gc", *CONTROLS)
-    for index, title in enumerate(("the best learning rate without GC", "a half-decade above it")):
-        by_arm = {
-            arm: [finding.effects.controls[arm][index] for finding in findings] for arm in arms
-        }
-        marks = {
-            arm: ["*" if p < 0.05 else "" for p in adjust([one.p_value for one in differences])]
-            for arm, differences in by_arm.items()
-        }
-        rows = [
-            (
-                finding.effects.task.name,
-                *(f"{show_difference(by_arm[arm][i])}{marks[arm][i]}" for arm in arms),
-            )
-            for i, finding in enumerate(findings)
-        ]
-        header = ("task", *(arm.replace("_", " ") for arm in arms))
-        sections.append(f"## Controls at {title}\n\n{make_table(header, rows)}")
-    foot = (
-        "The difference of the test error to that without any change of the gradient, at the same learning "
-        "rate. *: p < 0.05 after Holm's correction over the tasks of the arm."
-    )
-    return "\n\n".join([*sections, foot])
-
-
-def _law(findings: list[Finding]) -> str:
-    if len(findings) < 5:
-        return ""
-    shares = np.asarray([finding.effects.share_removed for finding in findings])
-    gains = np.asarray([finding.effects.difference.mean for finding in findings])
-    stable = [finding.effects.stable for finding in findings]
-    known = np.asarray([value is not None for value in stable])
-    ratios = np.asarray([value for value in stable if value is not None])
-    lines, predicted = [], []
-    for name, x, y in (
-        ("the difference at the chosen rates", shares, gains),
-        ("the ratio of the largest stable learning rates", shares[known], ratios),
-    ):
-        if len(x) < 5 or not np.ptp(x) or not np.ptp(y):
-            lines.append(f"- With {name}: too few tasks differ.")
-            predicted.append(0.0)
-            continue
-        value, low, high = rank_correlation(x, y)
-        predicts = low > 0 or high < 0
-        predicted.append(value if predicts else 0.0)
-        word = "predicts it" if predicts else "does not predict it"
-        lines.append(f"- With {name}: {value:+.2f} ({low:+.2f} to {high:+.2f}): the share {word}.")
-    return (
-        "## What the first batch tells\n\nSpearman's correlation, over the tasks, of the share of the squared norm that "
-        "GC removes in the first batch (scipy.stats.spearmanr, interval by scipy.stats.bootstrap):\n\n"
-        + "\n".join(lines)
-        + f"\n\n{_advise(*predicted)}\n\n<!-- end of the first batch -->"
-    )
-
-
-def _advise(gain: float, stable: float) -> str:
-    """Returns what a user should expect of a new net from one batch.
-
-    Args:
-      gain: the correlation of the share with the difference of the error; 0 if it does not predict it.
-      stable: the same with the ratio of the largest stable rates.
-    """
-    advice = ["For a new net:"]
-    if gain:
-        way = "lower" if gain < 0 else "higher"
-        advice.append(f"the more GC removes in one batch, the {way} its error is with GC.")
-    else:
-        advice.append(
-            "how much GC removes in one batch does not say whether GC lowers its error. Train it with "
-            "and without GC."
-        )
-    if stable:
-        way = "larger" if stable > 0 else "smaller"
-        advice.append(
-            f"Tasks in which GC removes more tend to have {way} stable learning rates with GC than without."
-        )
-    return " ".join(advice)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from examples.experiments.statistics import rank_correlation
 from examples.experiments.sweep.figure import COLORS, signed
 from examples.experiments.sweep.findings import Finding
+from examples.experiments.sweep.rates import show_ratio
 from examples.experiments.sweep.tasks import NORM_LABELS
 
 
@@ -21,7 +22,7 @@ def draw_shares(findings: list[Finding]) -> Figure:
     known = [one for one in effects if one.stable is not None]
     panels = (
         (left, effects, [one.difference.mean for one in effects]),
-        (right, known, [one.stable for one in known]),
+        (right, known, [one.stable for one in known if one.stable is not None]),
     )
     for axes, shown, values in panels:
         for norm, label in NORM_LABELS.items():
@@ -35,7 +36,7 @@ def draw_shares(findings: list[Finding]) -> Figure:
                     markersize=5,
                     label=label,
                 )
-        axes.set_xlabel("share of the gradient's energy that GC removes in the first batch, %")
+        axes.set_xlabel("share of the squared norm that GC removes in the first batch, %")
         shares, numbers = np.asarray([one.share_removed for one in shown]), np.asarray(values)
         if len(shown) >= 5 and np.ptp(shares) and np.ptp(numbers):
             value, low, high = rank_correlation(shares, numbers)
@@ -49,11 +50,12 @@ def draw_shares(findings: list[Finding]) -> Figure:
     left.yaxis.set_major_formatter(signed)
     left.margins(y=0.1)
     left.set_ylabel("test error, with GC minus without, points\n(below 0 GC helps)")
-    # The right half has room for it.
-    right.legend(*left.get_legend_handles_labels(), loc="lower right", fontsize=8, frameon=False)
-    right.axhline(1, color="black", linewidth=0.8)
-    right.set_yscale("log")
-    right.set_yticks([0.1, 1 / 3, 1, 3, 10], ["1/10", "1/3", "1", "3", "10"])
-    right.minorticks_off()
-    right.set_ylabel("largest stable rate, with GC / without")
+    # There is room for it below the lowest ratio.
+    right.legend(
+        *left.get_legend_handles_labels(), loc="lower center", ncols=2, fontsize=8, frameon=False
+    )
+    right.axhline(0, color="black", linewidth=0.8)
+    ticks = range(-2, 3)
+    right.set_yticks(ticks, [show_ratio(tick) for tick in ticks])
+    right.set_ylabel("largest stable learning rate, with GC / without")
     return figure

@@ -31,6 +31,7 @@ _GRIDS: dict[Optimizer, range] = {
     "lion": range(-9, -3),
     "muon": range(-6, 0),
 }
+_DATASETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 # E2 crosses these numbers of images and of steps.
 IMAGES = (100, 300, 1000, 3000)
 STEPS = (30, 100, 300, 1000)
@@ -44,6 +45,7 @@ class Task:
       name: its name in results, tables and pictures.
       family: what `nets.net` calls the kind of net.
       norm: what `nets.net` calls the normalization.
+      dataset: the data set that its examples are from.
       load: the loader of its examples.
       optimizer: the optimizer.
       batch_size: the number of examples in a step.
@@ -56,6 +58,7 @@ class Task:
       arms: the arms that run at every rate of the grid.
       controls: whether the controls run, at two rates.
       seeds: the seeds of its runs.
+      images: the number of training images, in a task of E2.
       rates_from: the task whose results decide at which two rates each arm runs, or None for a task
         with a grid of its own.
     """
@@ -63,6 +66,7 @@ class Task:
     name: str
     family: Literal["mlp", "resnet8", "resnet20", "pretrained", "vit", "lm"]
     norm: str
+    dataset: str
     load: data.Loader
     optimizer: Optimizer
     batch_size: int
@@ -74,6 +78,7 @@ class Task:
     arms: tuple[Arm, ...] = ("none", "gc")
     controls: bool = True
     seeds: tuple[int, ...] = SEEDS
+    images: int | None = None
     rates_from: str | None = None
 
     @property
@@ -116,6 +121,7 @@ def _mlps() -> Iterator[Task]:
                 name=f"mlp-{name}{suffix}",
                 family="mlp",
                 norm=norm,
+                dataset=name,
                 load=data.table(name),
                 optimizer="sgdm",
                 batch_size=64,
@@ -137,6 +143,7 @@ def _resnets() -> Iterator[Task]:
                 name=f"resnet8-{name}-{norm.replace(' ', '-')}",
                 family="resnet8",
                 norm=norm,
+                dataset=_DATASETS[name.rstrip("0123456789")],
                 load=load,
                 optimizer="sgdm",
                 batch_size=50,
@@ -151,6 +158,7 @@ def _vit(name: str, load: data.Loader, norm: str, optimizer: Optimizer, **change
         name=f"vit-{name}-{norm}-{optimizer}",
         family="vit",
         norm=norm,
+        dataset=_DATASETS[name.rstrip("0123456789")],
         load=load,
         optimizer=optimizer,
         batch_size=64,
@@ -166,6 +174,7 @@ def _lm(optimizer: Optimizer, **changes) -> Task:
         name=f"lm-pydoc-{optimizer}",
         family="lm",
         norm="layer",
+        dataset="pydoc",
         load=data.text(64),
         optimizer=optimizer,
         batch_size=32,
@@ -205,6 +214,7 @@ def _images_and_steps() -> Iterator[Task]:
                     name=f"resnet8-fashion{images}-{norm.replace(' ', '-')}-{steps}-steps",
                     family="resnet8",
                     norm=norm,
+                    dataset="Fashion-MNIST",
                     load=data.fashion(images),
                     optimizer="sgdm",
                     batch_size=50,
@@ -212,6 +222,7 @@ def _images_and_steps() -> Iterator[Task]:
                     grid=range(-3, 1),
                     seconds=1.0 + 0.011 * steps,
                     experiment="e2",
+                    images=images,
                     controls=False,
                 )
 
@@ -222,6 +233,7 @@ def _full_size() -> Iterator[Task]:
             name=f"resnet20-fashion10000-{norm.replace(' ', '-')}",
             family="resnet20",
             norm=norm,
+            dataset="Fashion-MNIST",
             load=data.fashion(10_000),
             optimizer="sgdm",
             batch_size=128,
@@ -242,6 +254,7 @@ def _fine_tuning() -> Iterator[Task]:
             name=f"finetuned-{name}",
             family="pretrained",
             norm="batch",
+            dataset=name,
             load=load,
             optimizer="sgdm",
             batch_size=50,

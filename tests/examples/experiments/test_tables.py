@@ -85,8 +85,8 @@ def test_the_paper_is_shown_next_to_ours_with_interval_p_value_and_verdict(show)
     found = stats.ttest_rel(base + 1 + noise, base)
     half = np.ptp(found.confidence_interval()) / 2
     up = seen["up"]
-    assert up["paper: none → GC"] == "70.00 → 71.00"
-    assert up["here: none"] == f"81.50 ± {base.std(ddof=1):.2f}"
+    assert up["paper: without → with GC"] == "70.00 → 71.00"
+    assert up["here: without GC"] == f"81.50 ± {base.std(ddof=1):.2f}"
     assert up["difference"] == f"+1.00 ± {half:.2f}"
     assert up["p"] == f"{found.pvalue:.3f}"
     # Holm: the first of four.
@@ -120,7 +120,7 @@ def test_training_and_test_loss_are_shown_too(show):
 
 def test_an_error_that_falls_counts_as_help(show):
     seen = rows(show(metrics=(ERROR,)))
-    assert seen["up"]["here: none"].startswith("18.50 ±")
+    assert seen["up"]["here: without GC"].startswith("18.50 ±")
     assert seen["up"]["difference"].startswith("-1.00 ±")
     assert seen["up"]["verdict"] == "helps"
 
@@ -169,7 +169,7 @@ def test_runs_that_diverged_stay_in_and_are_counted(show, store):
     add(store, column, others)
     row = rows(show((column,), fill=False))["up"]
     assert row["seeds"] == "4 of 4; 1 diverged (off)"
-    assert row["here: none"].startswith(f"{(10 + 81 + 82 + 83) / 4:.2f} ±")
+    assert row["here: without GC"].startswith(f"{(10 + 81 + 82 + 83) / 4:.2f} ±")
 
 
 def test_without_results_the_command_that_makes_them_is_named(show):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from examples.experiments.sweep import report, sections
+from examples.experiments.sweep import controls, law, report, sections
 from examples.experiments.sweep.arms import ARMS, CONTROLS
 from examples.experiments.sweep.figure import draw
 from examples.experiments.sweep.findings import find_all
@@ -107,7 +107,41 @@ def test_the_law_is_the_rank_correlation_over_the_tasks(findings, text):
     expected = stats.spearmanr(shares, means)[0]
     assert f"With the difference at the chosen rates: {expected:+.2f} (" in text
     # The largest stable rate is the same for both arms in all of these tasks.
-    assert "With the ratio of the largest stable rates: too few tasks differ." in text
+    assert "With the ratio of the largest stable learning rates: too few tasks differ." in text
+
+
+def test_the_counts_of_the_controls_are_those_of_paired_tests(folder, findings, text):
+    def errors(name, arm):
+        lines = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
+        best = rate(TASKS[name].grid[2])
+        return [
+            100 - line["test_accuracy"]
+            for line in lines
+            if line["config"]["arm"] == arm and line["config"]["learning_rate"] == best
+        ]
+
+    pairs = [(errors(name, "gc"), errors(name, "scaled_length")) for name in GAINS]
+    tests = sorted((stats.ttest_rel(*pair).pvalue, np.mean(np.subtract(*pair))) for pair in pairs)
+    below = above = 0
+    # Holm: the smallest is compared with a fifth of 0.05, the next with a fourth, and so on.
+    for place, (p_value, mean) in enumerate(tests):
+        if p_value >= 0.05 / (len(tests) - place):
+            break
+        below, above = below + (mean < 0), above + (mean > 0)
+    assert (below, above) == (1, 1)
+    assert re.search(
+        r"\| the best learning rate without GC \| scaled length \| \d \| \d \| 1 \| 1 \|", text
+    )
+    counts = re.findall(r"\d, (\d) and \d", controls.summarize_controls(findings))
+    assert counts[:2] == ["1", "1"]
+
+
+def test_the_mean_over_data_sets_counts_each_set_once(findings, text):
+    means = {one.effects.task.name: one.effects.difference.mean for one in findings}
+    segment = (means["mlp-segment"] + means["mlp-segment-layer"]) / 2
+    mnist = (means["resnet8-mnist300-batch"] + means["vit-mnist2500-layer-adamw"]) / 2
+    expected = np.mean([segment, mnist, means["lm-pydoc-muon"]])
+    assert f"The mean over the means of the 3 data sets is {expected:+.2f} ± " in text
 
 
 def test_a_sweep_with_missing_tasks_says_so(findings, text):
@@ -227,12 +261,12 @@ def test_the_summary_has_a_row_for_each_kind_of_net(findings):
         ((0.0, 0.0), "does not say whether GC lowers its error"),
         ((-0.5, 0.0), "the lower its error is with GC"),
         ((0.5, 0.0), "the higher its error is with GC"),
-        ((0.0, 0.6), "the larger the learning rates are that it carries"),
-        ((0.0, -0.6), "the smaller the learning rates are that it carries"),
+        ((0.0, 0.6), "the larger the largest stable learning rate with GC tends to be"),
+        ((0.0, -0.6), "the smaller the largest stable learning rate with GC tends to be"),
     ],
 )
 def test_the_advice_for_a_new_net_follows_from_the_correlations(correlations, words):
-    advice = sections._advise(*correlations)
+    advice = law._advise(*correlations)
     assert words in advice
     assert ("does not say" in advice) == (correlations[0] == 0)
 

@@ -14,6 +14,7 @@ from examples.experiments.sweep.effects import measure_effects, tune
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.run import make_runs
 from examples.experiments.sweep.tasks import SEEDS, TASKS, find_task, tasks_of
+from examples.experiments.sweep.training import MEASURES
 from examples.training.errors import SettingError
 
 # No data is read, because no training takes place.
@@ -128,8 +129,78 @@ def test_a_whole_task_gives_the_effect_that_was_put_in(run, tmp_path):
     ]
     assert effects.controls["gc"][0].mean == pytest.approx(-2)
     assert effects.controls["scaled_length"][1].mean == 0
-    assert (effects.stable, effects.never, effects.steps.mean) == (1, 0, 1)
-    assert effects.none.luck == 0
+    assert (effects.stable, effects.never, effects.steps.mean) == (0, 0, 1)
+    assert effects.none.gap == 0
+    # The controls change nothing here, so GC is below each of them by what it gains.
+    assert effects.beyond["random_direction"][1].mean == pytest.approx(-2)
+
+
+def change_lines(folder, change):
+    """Changes each line of the task's results in place."""
+    path = folder / f"{TASK.name}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        change(line, line["config"])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_steps_of_an_arm_count_until_the_best_loss_of_the_other(run, tmp_path):
+    run(best=0.1)
+    falling = np.linspace(2, 1, MEASURES)
+
+    def change(line, config):
+        # GC reaches the best loss of none at the fifth measurement. Of one seed it never does.
+        line["curve"] = falling.tolist()
+        if config["arm"] == "gc":
+            slow = config["seed"] == SEEDS[0]
+            line["curve"] = (falling + 1 if slow else np.r_[falling[5:], [0.5] * 5]).tolist()
+
+    change_lines(tmp_path, change)
+    effects = measure_effects(TaskResults(TASK, tmp_path))
+    assert effects.never == 1
+    reached = np.where(np.asarray(SEEDS) == SEEDS[0], MEASURES + 1, 5)
+    assert effects.steps.mean == pytest.approx(np.exp(np.log(reached / MEASURES).mean()))
+    # The other way round: the best loss of GC is at the sixth measurement, and none never reaches it,
+    # but for the one seed, in which it does at the first.
+    other = np.where(np.asarray(SEEDS) == SEEDS[0], 1 / MEASURES, (MEASURES + 1) / 6)
+    assert effects.steps_of_none.mean == pytest.approx(np.exp(np.log(other).mean()))
+
+
+@pytest.mark.parametrize(
+    ("last", "stable", "limited"),
+    [({"none": 0.1, "gc": 1.0}, 2, False), ({"none": 0.3, "gc": 1.0}, 1, False),
+     ({"none": 1.0, "gc": 0.3}, -1, False), ({"none": 0.03, "gc": 3.0}, 4, True)],
+)  # fmt: skip
+def test_the_largest_stable_rates_are_compared_in_half_decades(
+    run, tmp_path, last, stable, limited
+):
+    run(best=0.03)
+
+    def change(line, config):
+        if config["arm"] in last:
+            if config["learning_rate"] > last[config["arm"]]:
+                line["validation_accuracy"] = line["guess_accuracy"]
+            else:
+                line["validation_accuracy"] = 80.0 - abs(config["learning_rate"] - 0.03)
+
+    change_lines(tmp_path, change)
+    effects = measure_effects(TaskResults(TASK, tmp_path))
+    assert (effects.stable, effects.limited) == (stable, limited)
+
+
+def test_a_collapsed_run_stays_in_and_is_counted(run, tmp_path):
+    run(best=0.1, gain=1.0)
+
+    def change(line, config):
+        if config["arm"] == "gc" and config["learning_rate"] == 0.1 and config["seed"] == SEEDS[3]:
+            line.update(collapsed=True, test_accuracy=line["guess_accuracy"])
+
+    before = measure_effects(TaskResults(TASK, tmp_path)).difference
+    change_lines(tmp_path, change)
+    effects = measure_effects(TaskResults(TASK, tmp_path))
+    assert effects.collapsed == (0, 1)
+    assert effects.difference.seeds == len(SEEDS)
+    assert effects.difference.mean > before.mean
 
 
 def damage(line, **changes):
