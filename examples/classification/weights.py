@@ -1,6 +1,7 @@
 """Pretrained weights: a file in PyTorch's layout, or the last checkpoint of a run."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def read_weights(path: Path) -> Callable[[Any], None]:
         kinds = nnx.Any(nnx.Param, nnx.BatchStat)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(nnx.state(model, kinds))
         own = {path_name(path): leaf for path, leaf in leaves}
-        given = _in_colour(stored, own)
+        given = _in_color(stored, own)
         wrong = given.keys() ^ {name for name in own if not name.startswith(f"{HEAD}/")}
         wrong |= {name for name in given.keys() & own if given[name].shape != own[name].shape}
         if wrong:
@@ -52,10 +53,25 @@ def read_weights(path: Path) -> Callable[[Any], None]:
     return load
 
 
-def _in_colour(stored: dict[str, np.ndarray], own: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the weights of a net of grey images for a net of colours: a third for each colour.
+def digest_net(folder: Path) -> str:
+    """Returns a digest of a run's net, by which results of another net are told from its own.
 
-    The result is the same for a grey image. Weights of other nets are left as they are.
+    The last layer is left out, because no other run takes it.
+
+    Raises:
+      CheckpointError: the net is not there, or is damaged.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(read_variables(folder).items()):
+        if not name.startswith(f"{HEAD}/"):
+            digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _in_color(stored: dict[str, np.ndarray], own: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the weights of a net of gray images for a net of colors: a third for each color.
+
+    The result is the same for a gray image. Weights of other nets are left as they are.
     """
     kernel = stored.get(FIRST)
     if kernel is None or FIRST not in own:

@@ -52,8 +52,8 @@ class Config(Settings):
     """The number of regions of an image that the heads' losses see."""
     detections: int = 100
     """The largest number of detections of an image."""
-    pixels: Literal["rgb", "bgr"] = "rgb"
-    """The order and scale of the colors that the pretrained weights expect: torchvision's (rgb) or Detectron's (bgr)."""
+    pixels: Literal["rgb", "bgr", "fashion_mnist"] = "rgb"
+    """The order and scale of the colors that the pretrained weights expect: torchvision's (rgb), Detectron's (bgr), or those of a run of examples.train_classifier on Fashion-MNIST (fashion_mnist)."""
     short_side: int = 800
     """Resize each image until its shorter side has this many pixels, or its longer side as many as --long-side."""
     long_side: int = 1333

@@ -37,10 +37,12 @@ class Pixels(NamedTuple):
     std: tuple[float, float, float]
 
 
-# The order and scale of the weights that a backbone starts from.
+# The order and scale of the weights that a backbone starts from: torchvision's, Detectron's, or those
+# of this project's classifiers of Fashion-MNIST, whose gray pixels have one mean for all channels.
 PIXELS = {
     "rgb": Pixels((0, 1, 2), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "bgr": Pixels((2, 1, 0), (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)),
+    "fashion_mnist": Pixels((0, 1, 2), (72.93, 72.93, 72.93), (90.015, 90.015, 90.015)),
 }
 
 

@@ -24,6 +24,7 @@ _SEEDS = 8
 # A detector like the small one of `detection.presets`, which is half as wide and sees fewer scenes.
 _CPU = dataclasses.replace(
     PRESETS["scenes"][1],
+    pixels="fashion_mnist",
     frozen_stages=1,
     width=_WIDTH,
     fpn_channels=16,

@@ -142,10 +142,10 @@ def _gather_runs(
     )
 
 
-def estimate_seconds(column: Column[Any], store: Store, metric: Metric = ACCURACY) -> float:
+def estimate_seconds(column: Column[Any], store: Store, metric: Metric = ACCURACY) -> float | None:
     """Returns the seconds that a column's missing runs will take, from those that were made.
 
-    Returns 0 if none was made, because nothing is known then.
+    Returns None if some are missing and none was made, because nothing is known then.
     """
     chosen = choose(column, store, metric)
     known = [*column.grid_configs()]
@@ -160,4 +160,6 @@ def estimate_seconds(column: Column[Any], store: Store, metric: Metric = ACCURAC
         runs = find_earlier(column, column.earlier, store, metric)
         known += [*runs.grid, *runs.configs]
     seconds = [record["seconds"] for config in known if (record := store.get(config))]
-    return missing * float(np.median(seconds)) if seconds else 0.0
+    if missing and not seconds:
+        return None
+    return missing * float(np.median(seconds)) if missing else 0.0

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, Protocol
 from jax.sharding import Mesh
 from rich.console import Console
 
+from examples.classification.weights import digest_net
 from examples.experiments.columns import Column, Experiment, Scale
 from examples.experiments.definitions import EXPERIMENTS, find
 from examples.experiments.observations import OBSERVERS
 from examples.experiments.outcomes import choose, estimate_seconds
-from examples.experiments.store import Record, Store, locked, results_path
+from examples.experiments.store import Record, ResultsError, Store, locked, results_path
 from examples.training.errors import DivergedError
 from examples.training.folder import open_folder, write_result
 from examples.training.loop import Finished, train
@@ -132,7 +133,10 @@ def make_runs(
     stores = {name: _read_store(name, plan, results) for name in plan.experiments}
     costs = {name: _estimate(name, plan, stores) for name in plan.experiments}
     # The nets that others start from come first. They are the first experiment of the plan.
-    order = sorted(plan.experiments, key=lambda name: (name != "sources", costs[name]))
+    order = sorted(
+        plan.experiments,
+        key=lambda name: (name != "sources", costs[name] is None, costs[name] or 0.0),
+    )
     done = 0
     for name in order:
         experiment = plan.experiments[name]
@@ -141,7 +145,7 @@ def make_runs(
             for column in plan.columns(name):
                 for config in _all_configs(column, store, experiment):
                     if not _is_done(config, store, plan, work):
-                        left = sum(_estimate(other, plan, stores) for other in order)
+                        left = [_estimate(other, plan, stores) for other in order]
                         text = f"{name} {column.name} {config.gc} seed {config.seed}"
                         show(f"{text}; {_describe_time(left)}", done, total)
                         trainer = plan.trainers[experiment.trainer]
@@ -154,17 +158,22 @@ def _read_store(name: str, plan: Plan, results: Path) -> Store:
     return Store(results_path(results, name, plan.scale), plan.experiments[name].config_type)
 
 
-def _estimate(name: str, plan: Plan, stores: Mapping[str, Store]) -> float:
+def _estimate(name: str, plan: Plan, stores: Mapping[str, Store]) -> float | None:
+    """Returns the seconds that an experiment will take, or None if nothing is known of a column."""
     metric = plan.experiments[name].metrics[0]
-    return sum(estimate_seconds(column, stores[name], metric) for column in plan.columns(name))
+    seconds = [estimate_seconds(column, stores[name], metric) for column in plan.columns(name)]
+    known = [value for value in seconds if value is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
-def _describe_time(seconds: float) -> str:
+def _describe_time(estimates: Sequence[float | None]) -> str:
     """Returns the time left; it is not known before the first run of a kind is made."""
-    if not seconds:
+    known = [seconds for seconds in estimates if seconds is not None]
+    if not sum(known):
         return "time left: not known yet"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"time left: about {hours} h {minutes} min"
+    hours, minutes = divmod(round(sum(known) / 60), 60)
+    word = "about" if len(known) == len(estimates) else "more than"
+    return f"time left: {word} {hours} h {minutes} min"
 
 
 def _all_configs(column: Column[Any], store: Store, experiment: Experiment[Any]) -> Iterator[Any]:
@@ -183,9 +192,14 @@ def _is_done(config: Any, store: Store, plan: Plan, work: Path) -> bool:
 def _make_run(
     column: Column[Any], config: Any, trainer: Trainer, plan: Plan, store: Store, work: Path
 ) -> None:
-    """Makes one run and adds its result."""
+    """Makes one run and adds its result.
+
+    Raises:
+      ResultsError: the store has results that start from another net.
+    """
     begin = time.perf_counter()
     folder = _folder(config, work)
+    start = _name_start(config, plan, store, work)
     local = dataclasses.replace(config, pretrained=_weights(config.pretrained, plan, work))
     task = trainer.prepare(local, diagnose=column.observe == "gradients")
     try:
@@ -202,9 +216,30 @@ def _make_run(
     except DivergedError as error:
         result = {"diverged": str(error).partition(";")[0], **task.guess}
     seconds = round(time.perf_counter() - begin, 1)
-    store.add(config, {**result, "seconds": seconds, **provenance()})
+    # A net that others start from is trained again if its folder is gone. Its result is there then.
+    if store.get(config) is None:
+        store.add(config, {**result, **start, "seconds": seconds, **provenance()})
     if config not in plan.sources.values():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name_start(config: Any, plan: Plan, store: Store, work: Path) -> Record:
+    """Returns the digest of the net that a run starts from, if it is one that was trained here.
+
+    Raises:
+      ResultsError: a run that starts from the net of the same name has another digest.
+    """
+    if config.pretrained not in plan.sources:
+        return {}
+    folder = _folder(plan.sources[config.pretrained], work)
+    digest = digest_net(folder)
+    others = (store.get(other) or {} for other in store if other.pretrained == config.pretrained)
+    if {record.get("start", digest) for record in others} - {digest}:
+        raise ResultsError(
+            f"{store.path}: results start from another {config.pretrained} than the one in {folder}. Put "
+            "that net back, or delete these lines to make their runs again"
+        )
+    return {"start": digest}
 
 
 def _summary(finished: Finished) -> Record:

@@ -62,7 +62,14 @@ class Store:
                     raise ValueError("an earlier line has the result of the same run")
                 if check is not None:
                     check(config, record)
-            except (KeyError, TypeError, ValueError, SettingError) as error:
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                OverflowError,
+                RecursionError,
+                SettingError,
+            ) as error:
                 raise _bad_line(path, number, error) from error
             self._keep(config, record)
 
@@ -88,7 +95,7 @@ class Store:
           ResultsError: the result lacks the number. A run that diverged has the one of guessing.
         """
         try:
-            _check_number(name, self._records[config][name])
+            check_number(name, self._records[config][name])
         except (KeyError, ValueError) as error:
             raise _bad_line(self.path, self._lines[config], error) from error
         return self._records[config][name]
@@ -164,14 +171,21 @@ def _parse(line: bytes, config_type: type[Any]) -> tuple[Any, Record]:
         raise ValueError(f"seconds is {record['seconds']!r}")
     for name, value in record.items():
         if name.startswith(("train_", "validation_", "test_")):
-            _check_number(name, value)
+            check_number(name, value)
     return config, record
 
 
-def _check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any) -> None:
+    """Checks a number of a result by its name.
+
+    Raises:
+      ValueError: it is not finite, or not possible for a number of this name.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}, which is not a finite number")
     if name.endswith("accuracy") and not 0 <= value <= 100:
         raise ValueError(f"{name} is {value!r}, which is not a percentage")
     if value < 0 and name.endswith("loss"):
         raise ValueError(f"{name} is {value!r}, which is negative")
+    if "_AP" in name and not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r}, which is not from 0 to 1")

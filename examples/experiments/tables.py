@@ -114,21 +114,26 @@ def write_tables(scale: Scale, results: Path = RESULTS) -> str:
 
 
 def _rules(rows: list[Row]) -> str:
-    old = sum(row.outcome.earlier for row in rows)
+    old = [row for row in rows if row.outcome.earlier]
+    if not all(row.outcome.column.rates for row in rows):
+        return "The learning rates are the paper's, for both arms. None was tuned."
     if not old:
         return "In every row both arms are tuned in the same way, by the rules of PLAN.md."
+    lines = [record for row in old for arm in row.outcome.arms.values() for record in arm]
+    dirty = sum((record.get("commit") or "-dirty").endswith("-dirty") for record in lines)
     return (
-        f"**{old} of {len(rows)} rows were measured before the rules of PLAN.md.** They are marked "
+        f"**{len(old)} of {len(rows)} rows were measured before the rules of PLAN.md.** They are marked "
         f'"{_EARLIER}" and have no verdict. Two other seeds without GC chose the learning rate and the '
         "weight decay, and the runs with GC used the same values. If the choice was lucky, training without "
         "GC looks worse than it is. Five of the ten seeds of Tables 3 and 4 were added after a look at the "
-        "first five. The planned runs will replace these rows one by one. Until all are there, verdicts can "
+        f"first five. {dirty} of the {len(lines)} runs of these rows were made by code that had changes without "
+        "a commit. The planned runs will replace these rows one by one. Until all are there, verdicts can "
         "change, because Holm's correction is over the rows that have one."
     )
 
 
 def _primary(rows: list[Row]) -> str:
-    from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
+    from examples.experiments.markdown import make_table, show_difference, show_p
     from examples.experiments.statistics import (
         adjust,
         equivalence,
@@ -153,7 +158,8 @@ def _primary(rows: list[Row]) -> str:
             if verdict == "no difference" and found < 0.5:
                 verdict = "cannot tell"
         arms = outcome.column.arms[:2]
-        rates = [show_rates(np.asarray(outcome.rates[arm])) for arm in arms if outcome.rates]
+        rates = [_show_rates(outcome, arm) for arm in arms if outcome.rates]
+        rule = "both tuned" if outcome.column.rates else "the paper's settings"
         lines.append(
             (
                 f"{row.name}, {row.metric.title}",
@@ -168,7 +174,7 @@ def _primary(rows: list[Row]) -> str:
                 seeds_needed(row.rise, row.gain),
                 _seeds(outcome),
                 " / ".join(rates),
-                _EARLIER if outcome.earlier else "both tuned",
+                _EARLIER if outcome.earlier else rule,
             )
         )
     header = (
@@ -197,6 +203,15 @@ def _primary(rows: list[Row]) -> str:
         "helps nor hurts says that it cannot tell."
     )
     return f"{make_table(header, lines)}\n\n{foot}"
+
+
+def _show_rates(outcome: Any, arm: str) -> str:
+    """Returns the rates of an arm, and whether one of them is at an end of the grid."""
+    from examples.experiments.markdown import show_rates
+
+    rates, grid = outcome.rates[arm], outcome.column.rates
+    at_end = not outcome.earlier and {min(grid), max(grid)} & set(rates)
+    return f"{show_rates(np.asarray(rates))}{' (end of the grid)' if at_end else ''}"
 
 
 def _secondary(rows: list[Row]) -> str:
@@ -242,20 +257,25 @@ def _secondary(rows: list[Row]) -> str:
 def _describe_costs(scale: Scale, results: Path) -> str:
     from examples.experiments.outcomes import estimate_seconds
 
-    took, left = [], 0.0
+    took, left, unknown = [], 0.0, []
     for name, experiment, store in _experiments(scale, results):
         total = sum(record["seconds"] for record in store.records())
         took.append(f"{name} {total:,.0f} s")
-        left += sum(
+        estimates = [
             estimate_seconds(column, store, experiment.metrics[0])
             for column in experiment.columns[scale]
-        )
+        ]
+        left += sum(seconds or 0.0 for seconds in estimates)
+        if None in estimates:
+            unknown.append(name)
     text = f"The runs took, with their grids: {', '.join(took)}."
     if left:
         text += (
             f" The runs of the plan that are still missing take about {left / 3600:.0f} hours of one "
             "core: `python -m examples.experiments.run`."
         )
+    if unknown:
+        text += f" Of {' and '.join(unknown)}, some or all runs were never made, so their time is not known."
     return text
 
 

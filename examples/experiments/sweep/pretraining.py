@@ -1,11 +1,9 @@
 """The net that E4 fine-tunes: a ResNet-8, trained once on all of Fashion-MNIST and kept."""
 
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from flax import nnx
 
 # The folder of the run, in the current one.
@@ -48,24 +46,6 @@ def pretrain(data_dir: Path | None) -> None:
         if not (FOLDER / "result.json").exists():
             job = Trainer(make_mesh(1), data_dir=data_dir).prepare(config).job
             write_result(FOLDER, config, train(job, FOLDER, console=Console(quiet=True)))
-
-
-def digest_pretrained() -> str:
-    """Returns a digest of the net in `FOLDER`, by which results of another net are told from its own.
-
-    The last layer is left out, because no task takes it.
-
-    Raises:
-      CheckpointError: the net is not there, or is damaged.
-    """
-    from examples.classification.weights import HEAD
-    from examples.training.checkpoints import read_variables
-
-    digest = hashlib.sha256()
-    for name, value in sorted(read_variables(FOLDER).items()):
-        if not name.startswith(f"{HEAD}/"):
-            digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()[:16]
 
 
 @functools.cache

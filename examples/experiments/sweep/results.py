@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.experiments.store import Store
+from examples.experiments.store import ResultsError, Store, check_number
 from examples.experiments.sweep.arms import ARMS, CONTROLS, Arm
 from examples.experiments.sweep.choice import best_rate
 from examples.experiments.sweep.rates import rate, rate_number
@@ -69,11 +69,18 @@ class TaskResults:
           folder: the folder of the results of the sweep.
 
         Raises:
-          ResultsError: a line of the file is not a result of this task.
+          ResultsError: a line of the file is not a result of this task, or lines start from different
+            nets.
         """
         self.task = task
         self.source = TaskResults(TASKS[task.rates_from], folder) if task.rates_from else None
         self.store = Store(folder / f"{task.name}.jsonl", Run, check=self._check)
+        nets = {record.get("pretrained") for record in self.store.records()}
+        if len(nets) > 1:
+            raise ResultsError(
+                f"{self.store.path}: lines start from different nets, {', '.join(map(str, nets))}. Delete "
+                "those of all but one, and the next start makes the runs again"
+            )
 
     def _check(self, run: Run, record: dict) -> None:
         if run != self.run(run.arm, run.learning_rate, run.seed):
@@ -83,17 +90,20 @@ class TaskResults:
         for name in METRICS:
             if name not in record:
                 raise KeyError(name)
-        guess = record["guess_accuracy"]
-        if not isinstance(guess, int | float) or not 0 <= guess <= 100:
-            raise ValueError(f"guess_accuracy is {guess!r}, which is not a percentage")
+        for name in ("guess_accuracy", "share_removed"):
+            check_number(name, record[name])
         if not isinstance(record["collapsed"], bool):
             raise TypeError(f"collapsed is {record['collapsed']!r}, which is not true or false")
-        curve = np.asarray(record["curve"], np.float64)
-        if curve.shape != (MEASURES,) or not np.isfinite(curve).all() or (curve < 0).any():
+        curve = record["curve"]
+        if not isinstance(curve, list) or len(curve) != MEASURES:
             raise ValueError(f"curve is not {MEASURES} losses")
-        share = record["share_removed"]
-        if not isinstance(share, int | float) or not -1e-3 <= share <= 1:
-            raise ValueError(f"share_removed is {share!r}, which is not from 0 to 1")
+        for value in curve:
+            check_number("an entry of curve, which is a loss", value)
+        # Rounding can make a share of nothing a little negative.
+        if not -1e-3 <= record["share_removed"] <= 1:
+            raise ValueError(
+                f"share_removed is {record['share_removed']!r}, which is not from 0 to 1"
+            )
 
     def run(self, arm: str, learning_rate: float, seed: int) -> Run:
         """Returns the settings of one of the task's runs."""

@@ -99,10 +99,11 @@ def _start_net(results: "TaskResults", data_dir: Path | None) -> dict[str, str]:
     """
     if results.task.family != "pretrained" or results.complete:
         return {}
-    from examples.experiments.sweep.pretraining import FOLDER, digest_pretrained, pretrain
+    from examples.classification.weights import digest_net
+    from examples.experiments.sweep.pretraining import FOLDER, pretrain
 
     pretrain(data_dir)
-    digest = digest_pretrained()
+    digest = digest_net(FOLDER)
     if {record.get("pretrained") for record in results.store.records()} - {digest}:
         raise ResultsError(
             f"{results.store.path}: these results start from another net than the one in {FOLDER}. "

@@ -4,10 +4,13 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
 from examples import models
+from examples.datasets.transforms import recipe
+from examples.detection.data import PIXELS
 from examples.detection.scenes import write_scenes
 from examples.detection.task import Trainer, create_model
 from examples.experiments.columns import Experiment
@@ -46,6 +49,15 @@ def test_the_papers_figures_stand_beside_both_metrics():
             assert 0 < with_gc - without < 1
     assert [len(table().columns["paper"]) for table in (table5, table6)] == [4, 7]
     assert BOX_AP.shown(0.25) == 25
+
+
+def test_detectors_get_pixels_of_the_scale_that_their_classifiers_were_trained_with():
+    gray = np.full((28, 28, 1), 77, np.uint8)
+    trained = recipe("fashion_mnist")[1](gray, np.random.default_rng(0))
+    for column in COLUMNS:
+        order, mean, std = PIXELS[column.config.pixels]
+        given = (np.repeat(gray, 3, axis=2)[..., order] - np.asarray(mean)) / np.asarray(std)
+        np.testing.assert_allclose(given, np.repeat(trained, 3, axis=2), rtol=1e-4)
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)

@@ -13,10 +13,10 @@ from examples.experiments.store import RESULTS, Store, results_path
 def test_every_result_is_of_a_run_that_is_defined_now(name):
     """No result is left of a setting that no longer exists, or of a rate that is not chosen."""
     experiment = EXPERIMENTS[name]
-    store = Store(results_path(RESULTS, name, "cpu"))
+    store = Store(results_path(RESULTS, name, "cpu"), experiment.config_type)
     defined = set()
     for column in experiment.columns["cpu"]:
-        chosen = choose(column, store)
+        chosen = choose(column, store, experiment.metrics[0])
         defined |= {*column.grid_configs()}
         if chosen is not None or not column.rates:
             defined |= {*column.configs(chosen)}

@@ -10,6 +10,7 @@ import pytest
 
 from examples.classification.presets import PRESETS
 from examples.classification.task import Trainer
+from examples.classification.weights import digest_net
 from examples.experiments import run
 from examples.experiments.columns import Column, Experiment
 from examples.experiments.outcomes import gather
@@ -189,9 +190,29 @@ def test_the_nets_to_start_from_are_made_first_and_again_if_they_are_missing(fol
 
     weights.rename(folder.work.parent / "elsewhere")
     folder.path("tuned").unlink()
-    folder.path("sources").unlink()
     folder.make(sources, **experiments)
     assert [metrics(line) for line in folder.lines("tuned")] == [metrics(line) for line in tuned]
+    assert len(folder.lines("sources")) == 1, "a net that is trained again has its result already"
+    (start,) = {line["start"] for line in folder.lines("tuned")}
+
+    # Results that start from another net are not continued.
+    lines = folder.lines("tuned")
+    lines[0]["start"] = "another"
+    folder.path("tuned").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(ResultsError, match=r"tuned\.jsonl: results start from another net"):
+        folder.make(sources, **experiments)
+    assert start == digest_net(weights)
+
+
+def test_an_experiment_of_which_nothing_is_known_comes_last(folder):
+    first = dataclasses.replace(COLUMN, rates=(), seeds=2)
+    folder.make(b=Experiment("Known", {"cpu": (dataclasses.replace(first, seeds=1),)}))
+    other = dataclasses.replace(first, config=dataclasses.replace(TINY, width=5), seeds=1)
+    shown = folder.make(
+        a=Experiment("Unknown", {"cpu": (other,)}), b=Experiment("Known", {"cpu": (first,)})
+    )
+    assert [text.split()[0] for text, *_ in shown] == ["b", "b", "a", "a", "done"]
+    assert "time left: more than 0 h" in shown[0][0]
 
 
 def test_a_plan_has_the_nets_that_its_runs_start_from():

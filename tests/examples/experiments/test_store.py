@@ -194,7 +194,7 @@ def test_an_older_run_that_diverged_takes_its_seed_out_of_all_arms(store):
 
 def test_the_time_left_is_that_of_the_missing_runs(store):
     # 12 runs of the grid, and 6 that are reported.
-    assert estimate_seconds(COLUMN, store) == 0
+    assert estimate_seconds(COLUMN, store) is None
     fill_grid(store, {"off": 0.1, "conv+fc": 0.1})
     assert estimate_seconds(COLUMN, store) == 6 * 1.0
     first, *_ = COLUMN.configs(choose(COLUMN, store))
@@ -210,12 +210,22 @@ def test_the_time_left_is_that_of_the_missing_runs(store):
         ({"test_accuracy": "90"}, "test_accuracy is '90', which is not a finite number"),
         ({"train_loss": -1.0}, "train_loss is -1.0, which is negative"),
         ({"seconds": None}, "seconds is None"),
+        ({"test_box_AP": 40.0}, "test_box_AP is 40.0, which is not from 0 to 1"),
+        ({"validation_mask_AP50": -1.0}, "validation_mask_AP50 is -1.0, which is not from 0 to 1"),
+        ({"test_loss": 10**400}, "too large"),
+        ({"test_loss": True}, "test_loss is True"),
     ],
 )
 def test_an_impossible_result_is_named(store, changes, message):
     line = {"config": dataclasses.asdict(CONFIG), "test_accuracy": 90.0, "seconds": 1.0} | changes
     store.path.write_text(json.dumps(line) + "\n")
     with pytest.raises(ResultsError, match=rf"toy\.jsonl, line 1: .*{message}"):
+        Store(store.path)
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(store):
+    store.path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(ResultsError, match=r"toy\.jsonl, line 1: "):
         Store(store.path)
 
 

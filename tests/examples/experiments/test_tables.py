@@ -89,9 +89,12 @@ def test_the_paper_is_shown_next_to_ours_with_interval_p_value_and_verdict(show)
     assert up["here: without GC"] == f"81.50 ± {base.std(ddof=1):.2f}"
     assert up["difference"] == f"+1.00 ± {half:.2f}"
     assert up["p"] == f"{found.pvalue:.3f}"
+    # The lowest rate of the grid was chosen.
+    assert (
+        up["learning rates, without / with GC"] == "0.03 (end of the grid) / 0.03 (end of the grid)"
+    )
     # Holm: the first of four.
     assert float(up["p (Holm)"]) == pytest.approx(4 * found.pvalue, abs=1e-3)
-    assert up["learning rates, without / with GC"] == "0.03 / 0.03"
     assert up["seeds"] == "4 of 4"
     verdicts = {name: row["verdict"] for name, row in seen.items()}
     assert verdicts == {
@@ -126,14 +129,22 @@ def test_an_error_that_falls_counts_as_help(show):
 
 
 def test_an_experiment_with_two_metrics_has_a_row_for_each(show, store):
-    metrics = (Metric("box_AP", "box AP"), Metric("mask_AP", "mask AP"))
+    metrics = (Metric("box_AP", "box AP", factor=100), Metric("mask_AP", "mask AP", factor=100))
     column = dataclasses.replace(COLUMNS[0], rates=())
     for config in column.configs(None):
-        box = 40.0 + (config.gc != "off") + 0.1 * config.seed
-        store.add(config, {"box_AP": box, "mask_AP": box - 5, "seconds": 1.0})
+        box = 0.4 + 0.01 * (config.gc != "off") + 0.001 * config.seed
+        store.add(config, {"box_AP": box, "mask_AP": box - 0.05, "seconds": 1.0})
     text = show((column,), fill=False, metrics=metrics)
     assert "| table1, box AP | up | 70.00 → 71.00 | 40.15 ±" in text
     assert "| table1, mask AP | up | 70.00 → 71.00 | 35.15 ±" in text
+
+
+def test_rows_without_a_grid_are_not_called_tuned(show, store):
+    column = dataclasses.replace(COLUMNS[0], rates=())
+    add(store, column, column.configs(None))
+    text = show((column,), fill=False)
+    assert text.startswith("The learning rates are the paper's, for both arms. None was tuned.")
+    assert rows(text)["up"]["rule"] == "the paper's settings"
 
 
 def test_rows_whose_rate_was_chosen_without_gc_are_marked_and_not_judged(show, store):

@@ -14,7 +14,8 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 from examples.classification import task as classification
-from examples.classification.weights import read_weights
+from examples.classification import weights
+from examples.classification.weights import digest_net, read_weights
 from examples.experiments.store import ResultsError
 from examples.experiments.sweep import pretraining, run
 from examples.experiments.sweep.nets import NORMS, net
@@ -46,10 +47,10 @@ def test_the_net_is_trained_once_and_its_weights_are_those_that_are_fine_tuned(f
     pretraining.pretrain(few_images)
     result = (few_images / "net" / "result.json").read_text()
     assert json.loads(result)["config"]["gc"] == "off"
-    digest = pretraining.digest_pretrained()
+    digest = digest_net(few_images / "net")
     pretraining.pretrain(few_images)
     assert (few_images / "net" / "result.json").read_text() == result
-    assert pretraining.digest_pretrained() == digest
+    assert digest_net(few_images / "net") == digest
 
     # On grey pictures it computes what the trained net of one channel computes on grey images.
     grey = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
@@ -81,7 +82,7 @@ def test_the_net_is_trained_once_and_its_weights_are_those_that_are_fine_tuned(f
 
 def test_results_of_another_net_are_not_continued(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "pretrain", lambda data_dir: None)
-    monkeypatch.setattr(pretraining, "digest_pretrained", lambda: "a" * 16)
+    monkeypatch.setattr(weights, "digest_net", lambda folder: "a" * 16)
 
     records = [{"pretrained": "a" * 16}]
     store = SimpleNamespace(path=tmp_path / "finetuned-faces.jsonl", records=lambda: records)

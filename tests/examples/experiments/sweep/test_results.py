@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples.experiments.store import ResultsError
+from examples.experiments.store import RESULTS, ResultsError
 from examples.experiments.sweep import training
 from examples.experiments.sweep.arms import CONTROLS
 from examples.experiments.sweep.effects import measure_effects, tune
+from examples.experiments.sweep.rates import rate
 from examples.experiments.sweep.results import METRICS, TaskResults
 from examples.experiments.sweep.run import make_runs
 from examples.experiments.sweep.tasks import SEEDS, TASKS, find_task, tasks_of
@@ -226,7 +227,10 @@ def damage(line, **changes):
         (lambda line: damage(line, test_accuracy=True), "test_accuracy is True"),
         (lambda line: damage(line, train_loss=-1.0), "train_loss is -1.0, which is negative"),
         (lambda line: damage(line, curve=[1.0]), "curve is not 10 losses"),
-        (lambda line: damage(line, curve=["a"] * 10), "could not convert"),
+        (lambda line: damage(line, curve=["1"] * 10), "an entry of curve, which is a loss is '1'"),
+        (lambda line: damage(line, curve=[True] * 10), "a loss is True"),
+        (lambda line: damage(line, guess_accuracy=True), "guess_accuracy is True"),
+        (lambda line: damage(line, share_removed=True), "share_removed is True"),
         (lambda line: damage(line, collapsed=1), "collapsed is 1"),
         (lambda line: damage(line, share_removed=1.5), "share_removed is 1.5"),
         (lambda line: line.replace(b'"gc"', b'"cg"'), "no arm is called 'cg'"),
@@ -248,6 +252,36 @@ def test_a_bad_line_is_named_before_work_begins(run, tmp_path, change, reason):
     with pytest.raises(ResultsError, match=rf"mlp-segment\.jsonl, line {number}: .*{reason}"):
         run(stop_after=0)
     assert path.read_bytes() == bad
+
+
+def test_lines_that_start_from_different_nets_stop_the_reader(run, tmp_path):
+    run()
+    change_lines(tmp_path, lambda line, config: line.update(pretrained=str(config["seed"] > 105)))
+    with pytest.raises(ResultsError, match=r"mlp-segment\.jsonl: lines start from different nets"):
+        TaskResults(TASK, tmp_path)
+
+
+def test_every_committed_line_is_of_a_run_that_is_needed():
+    """Otherwise a line of an old rate or a misspelt file would be left, and read by nobody."""
+    paths = [*(RESULTS / "sweep").glob("*.jsonl")]
+    assert len(paths) > 30
+    for path in paths:
+        task = find_task(path.stem)
+        results = TaskResults(task, RESULTS / "sweep")
+        needed = {
+            results.run(arm, rate(number), seed)
+            for arm in task.arms
+            for number in results.numbers(arm)
+            for seed in task.seeds
+        }
+        if task.controls and all(results.store.get(one) for one in needed):
+            needed |= {
+                results.run(arm, rate(number), seed)
+                for arm in ("none", "gc", *CONTROLS)
+                for number in results.control_numbers()
+                for seed in task.seeds
+            }
+        assert set(results.store) <= needed, path.name
 
 
 def test_the_nearest_task_is_named():
