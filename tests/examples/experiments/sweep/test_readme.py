@@ -16,9 +16,13 @@ def test_the_readme_quotes_the_committed_report():
     quoted, _, rest = text.partition("<!-- sweep -->\n")[2].partition("\n<!-- end of sweep -->")
     command = "python -m examples.experiments.sweep.report --readme README.md"
     assert quoted == summary, f"write it again with {command}"
-    figures = re.findall(r"[-+]\d+\.\d+ ± \d+\.\d+", rest.split("## ")[0])
     tables = (committed / "report.md").read_text(encoding="utf-8")
-    assert all(f"| {figure} |" in tables or f"| {figure}* |" in tables for figure in figures)
+    quotes = re.findall(r"([-+]\d+\.\d+ ± \d+\.\d+) on (\w+) \((.+?)\)", rest.split("## ")[0])
+    assert {name for _, name, _ in quotes} == {"emoji", "faces"}
+    for figure, name, verdict in quotes:
+        (row,) = [line for line in tables.splitlines() if line.startswith(f"| finetuned-{name} |")]
+        assert f"| {figure} |" in row
+        assert f"| {verdict} |" in row
 
 
 def test_what_the_pages_include_is_in_the_reports():
