@@ -28,7 +28,7 @@ def write_summary(findings: list[Finding]) -> str:
     lines = _over_tasks(findings).partition("\n\n")[2].partition("\n\n")[0]
     if lines:
         lines = f"{lines}\n{summarize_controls(findings)}"
-    kinds = f"{_kinds(findings)}\n\n{_GROUPING}" if findings else ""
+    kinds = f"{_kinds(findings)}\n\n{_WORDS} {_GROUPING}" if findings else ""
     return "\n\n".join(part for part in (_completeness(findings), lines, kinds) if part)
 
 
@@ -175,6 +175,10 @@ def _kind(task: Task) -> str:
     return f"{net}, {NORM_LABELS[task.norm]}"
 
 
+_WORDS = (
+    "*Helps* and *hurts* mean p < 0.05 after Holm's correction, *no difference* that the difference is shown to "
+    "be within half a point, and *cannot tell* none of these."
+)
 _GROUPING = (
     "The grouping of transformers by their optimizer was chosen after their results were seen. So this table "
     "only describes; it is not a test."
