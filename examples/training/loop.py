@@ -66,12 +66,14 @@ class Finished(NamedTuple):
       steps: the number of steps.
       seconds: the time that the run took, over all its restarts.
       rates: its speed, by the names of `progress.Clock.rates`.
+      state: the state after the last step.
     """
 
     lines: list[Line]
     steps: int
     seconds: float
     rates: Mapping[str, float]
+    state: State
 
 
 def train(
@@ -185,7 +187,8 @@ def train(
                 )
         checkpoints.wait()
         lines = log.lines()
-    return Finished(lines, job.steps, before + time.perf_counter() - begin, clock.rates())
+    seconds = before + time.perf_counter() - begin
+    return Finished(lines, job.steps, seconds, clock.rates(), state)
 
 
 @contextlib.contextmanager

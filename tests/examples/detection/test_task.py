@@ -270,14 +270,30 @@ def test_frozen_layers_keep_their_weights_and_have_no_momentum(whole, weights):
 
 
 def test_a_run_leaves_results_a_table_and_a_picture(whole):
-    task, folder, _ = whole
-    write_scores(task, folder)
+    task, folder, finished = whole
+    write_scores(task, finished.state, folder)
     results = json.loads((folder / "results.json").read_text())
     assert all({"image_id", "category_id", "score"} <= entry.keys() for entry in results)
     rows = list(csv.reader((folder / "classes.csv").read_text().splitlines()))
     assert rows[0] == ["class", "box_AP", "mask_AP"]
     assert [row[0] for row in rows[1:]] == list("0123456789")
     assert (folder / "predictions.png").stat().st_size > 1000
+
+
+def test_a_finished_run_that_lacks_a_file_is_evaluated_again(whole, trainer, config, compiled_once):
+    """A run can be stopped between its last checkpoint and these files."""
+    task, folder, finished = whole
+    write_scores(task, finished.state, folder)
+    names = ("results.json", "classes.csv", "predictions.png")
+    written = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+        again = trainer.prepare(config)
+        write_scores(again, train(again.job, folder, console=QUIET).state, folder)
+        assert {name: (folder / name).read_bytes() for name in names} == written
+    whole_again = trainer.prepare(config)
+    write_scores(whole_again, train(whole_again.job, folder, console=QUIET).state, folder)
+    assert whole_again.scores() is None, "nothing is missing, so nothing is evaluated"
 
 
 # Another value of every setting, and whether a run with it shares the compiled steps.
