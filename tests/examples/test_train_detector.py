@@ -59,6 +59,10 @@ def run(monkeypatch, folder, *flags):
         ("--width 1000000000", "the weights and the state of the optimizer need .* GiB"),
         ("--fpn-channels 7", "--fpn-channels 7: group normalization cannot divide"),
         ("--norm frozen_bn", "--pretrained None: layers that are frozen need weights"),
+        (
+            "--schedule step --milestones 2 --warmup-steps 5",
+            "--warmup-steps 5: it must be below 2, the step of the first of --milestones",
+        ),
         ("--batch-size 3 --data-parallel 2", "--batch-size 3: it must be a multiple of the 2"),
         ("--train-split ../x", "--train-split ../x: it must be a name"),
         ("--eval-split validation", r"instances_validation\.json: no such file"),
