@@ -111,8 +111,9 @@ def read_truth(path: Path) -> COCO:
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        entries: Any = truth.dataset["annotations"]
-        for number, entry in enumerate(entries, 1):
+        content: Any = truth.dataset
+        content.setdefault("info", {})
+        for number, entry in enumerate(content["annotations"], 1):
             entry["id"] = number
             entry.setdefault("iscrowd", 0)
             if "area" not in entry:
