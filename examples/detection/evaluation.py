@@ -13,7 +13,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from examples.datasets.coco import Coco, encode_mask
+from examples.datasets.coco import Coco
+from examples.datasets.outlines import encode_mask
 from examples.detection.masks import paste_masks
 
 # The names of pycocotools' twelve numbers, in its order: average precision over all IoUs, at two
@@ -107,7 +108,8 @@ class Scorer:
 def read_truth(path: Path) -> COCO:
     """Reads an annotation file, and adds what pycocotools needs and some programs do not write.
 
-    Objects get new numbers, because pycocotools takes an object with the number 0 for none.
+    Objects get new numbers, because pycocotools takes an object with the number 0 for none. Those
+    without an outline, which no training of masks has seen, get their box as outline.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
@@ -116,10 +118,13 @@ def read_truth(path: Path) -> COCO:
         for number, entry in enumerate(content["annotations"], 1):
             entry["id"] = number
             entry.setdefault("iscrowd", 0)
+            x, y, width, height = entry["bbox"]
             if "area" not in entry:
-                width, height = entry["bbox"][2:]
                 runs: Any = truth.annToRLE(entry) if entry.get("segmentation") else None
                 entry["area"] = float(rle.area(runs)) if runs else width * height
+            if not entry.get("segmentation"):
+                corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+                entry["segmentation"] = [corners]
         truth.createIndex()
     return truth
 

@@ -10,7 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from PIL import Image
 
-from examples.datasets.coco import Coco, draw_mask
+from examples.datasets.coco import Coco
+from examples.datasets.outlines import draw_mask
 from examples.detection.drawing import draw_objects
 from examples.detection.evaluation import Scores
 from examples.detection.picture import save_picture

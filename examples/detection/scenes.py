@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from examples.datasets.coco import encode_mask
+from examples.datasets.outlines import encode_mask
 from examples.datasets.small import mnist5k
 from examples.training.errors import SettingError, report_errors
 

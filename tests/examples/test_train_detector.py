@@ -122,7 +122,7 @@ def remove_objects(content):
     [
         ("train", change_images, r"instances_train\.json, image 1: expected the width in whole"),
         ("train", repeat_image, r"instances_train\.json: two image entries have the id 1"),
-        ("train", leave_folder, r"instances_train\.json, entry 2: expected a path inside"),
+        ("train", leave_folder, r"instances_train\.json, image 2: expected a path inside"),
         (
             "train",
             rename_image,
@@ -133,7 +133,7 @@ def remove_objects(content):
             break_box,
             r"instances_train\.json, annotation 3: expected a bbox of four numbers",
         ),
-        ("test", name_unknown_category, r"test\.json, annotation 3: no category has the id '77'"),
+        ("test", name_unknown_category, r"test\.json, annotation 3: no category has the id 77"),
         (
             "test",
             rename_category,

@@ -96,6 +96,23 @@ def test_no_detection_at_all_scores_0(data):
     assert scores.metrics["box_AP"] == scores.metrics["mask_AP"] == 0
 
 
+def test_objects_without_an_outline_that_no_training_sees_are_scored_by_their_box(data, tmp_path):
+    content = json.loads(data.path.read_text())
+    entry = content["annotations"][0]
+    box, outline = [4.0, 2.0, 20.0, 10.0], {"segmentation": None, "area": 0}
+    content["annotations"] += [
+        entry | outline | {"id": 10**6 + crowd, "bbox": box, "iscrowd": crowd} for crowd in (0, 1)
+    ]
+    path = tmp_path / "annotations" / "instances_test.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    (tmp_path / "test").symlink_to(data.image_dir)
+    changed = load_coco(tmp_path, "test", masks=True)
+    assert len(changed.boxes) == len(data.boxes)
+    scores = Scorer(changed, np.arange(len(data)), masks=True).score([make_output(data)])
+    assert 0.5 < scores.metrics["mask_AP50"] < 1, "one object is not found"
+
+
 def test_only_the_chosen_images_are_scored_and_repeated_ones_are_left_out(data):
     output = make_output(data)
     output["counts"][2:] = False

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from examples.datasets.coco import draw_mask, encode_mask
+from examples.datasets.outlines import draw_mask, encode_mask
 from examples.detection.config import Config
 from examples.detection.rcnn import RCNN
 from examples.detection.results import write_scores
