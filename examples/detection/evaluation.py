@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from examples.datasets.coco import Coco
 from examples.datasets.outlines import encode_mask
 from examples.detection.masks import paste_masks
+from examples.training.errors import DivergedError
 
 # The names of pycocotools' twelve numbers, in its order: average precision over all IoUs, at two
 # IoUs and for small, medium and large objects, and average recall with 1, 10 and 100 detections an
@@ -62,6 +63,9 @@ class Scorer:
 
         Args:
           outputs: for each batch what `task.find_objects` returns.
+
+        Raises:
+          DivergedError: see `to_results`.
         """
         results = [
             entry
@@ -135,10 +139,18 @@ def to_results(
     """Turns the detections of a batch into entries of COCO's format for results.
 
     Boxes and masks are those of the original image. Images that only fill the batch are left out.
+
+    Raises:
+      DivergedError: the net computes numbers for an image that are not finite.
     """
     results = []
     for place in np.flatnonzero(output["counts"]):
         row = int(output["row"][place])
+        if np.isnan(output["scores"][place]).any():
+            raise DivergedError(
+                f"the net computes numbers that are not finite for image {data.image_ids[row]} of "
+                f"{data.path}"
+            )
         number = int(output["valid"][place].sum())
         if not number:
             continue

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from examples.datasets.coco import load_coco
 from examples.detection.data import Preparation, crop_mask
 from examples.detection.evaluation import Scorer, read_truth, to_results
+from examples.training.errors import DivergedError
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,16 @@ def test_objects_without_an_outline_that_no_training_sees_are_scored_by_their_bo
     assert len(changed.boxes) == len(data.boxes)
     scores = Scorer(changed, np.arange(len(data)), masks=True).score([make_output(data)])
     assert 0.5 < scores.metrics["mask_AP50"] < 1, "one object is not found"
+
+
+def test_scores_that_are_not_finite_are_an_error_with_the_image(data):
+    output = make_output(data)
+    output["scores"][2], output["valid"][2] = np.nan, False
+    scorer = Scorer(data, np.arange(len(data)), masks=False)
+    with pytest.raises(DivergedError, match=rf"for image {data.image_ids[2]} of .*_test\.json$"):
+        scorer.score([output])
+    output["counts"][2] = False
+    assert scorer.score([output]).results
 
 
 def test_only_the_chosen_images_are_scored_and_repeated_ones_are_left_out(data):

@@ -18,10 +18,9 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from examples.datasets.outlines import draw_mask, encode_mask
-from examples.detection.config import Config
 from examples.detection.rcnn import RCNN
 from examples.detection.results import write_scores
-from examples.detection.task import Trainer, create_model, net_settings, read_backbone
+from examples.detection.task import Trainer, create_model, read_backbone
 from examples.models.pretrained import WeightsError, find_places
 from examples.training.checkpoints import read_variables
 from examples.training.errors import DivergedError
@@ -296,67 +295,6 @@ def test_a_finished_run_that_lacks_a_file_is_evaluated_again(whole, trainer, con
     assert whole_again.scores() is None, "nothing is missing, so nothing is evaluated"
 
 
-# Another value of every setting, and whether a run with it shares the compiled steps.
-OTHER = {
-    "epochs": (16, False),
-    "batch_size": (2, False),
-    "learning_rate": (0.2, True),
-    "weight_decay": (0.1, True),
-    "gc": ("off", False),
-    "seed": (1, True),
-    "optimizer": ("adam", False),
-    "momentum": (0.5, False),
-    "clip_norm": (1.0, False),
-    "schedule": ("constant", False),
-    "milestones": ((5,), False),
-    "warmup_epochs": (2, False),
-    "warmup_steps": (2, False),
-    "warmup_from": (0.5, False),
-    "pretrained": ("weights.safetensors", True),
-    "evaluate_every": (3, True),
-    "dataset": ("coco", True),
-    "train_split": ("other", True),
-    "eval_split": ("other", True),
-    "backbone": ("resnet34", False),
-    "masks": (False, False),
-    "norm": ("gn", False),
-    "weight_standardization": (True, False),
-    "box_head": ("4conv1fc", False),
-    "frozen_stages": (2, False),
-    "width": (4, False),
-    "fpn_channels": (4, False),
-    "fc_units": (4, False),
-    "rules": ("torchvision", False),
-    "aligned": (False, False),
-    "anchor_scale": (2.0, False),
-    "proposals": (20, False),
-    "anchor_samples": (8, False),
-    "roi_samples": (8, False),
-    "detections": (4, False),
-    "pixels": ("bgr", True),
-    "short_side": (32, True),
-    "long_side": (128, True),
-    "max_objects": (9, True),
-    "mask_cells": (14, True),
-    "mirror": (False, True),
-    "train_images": (3, True),
-    "eval_images": (3, True),
-    "empty_images": (True, True),
-    "dtype": ("bfloat16", False),
-}
-# What must change with a setting.
-WITH = {"milestones": {"schedule": "step"}, "warmup_epochs": {"warmup_steps": 0}}
-
-
-def test_runs_share_steps_if_no_setting_differs_that_the_steps_depend_on():
-    assert OTHER.keys() == {field.name for field in dataclasses.fields(Config)}
-    for name, (value, shared) in OTHER.items():
-        changes = {name: value}
-        changes |= WITH.get(name, {})
-        config = dataclasses.replace(CONFIG, **changes)
-        assert (net_settings(config) == net_settings(CONFIG)) == shared, name
-
-
 def test_weights_of_another_net_are_refused(config):
     wider = dataclasses.replace(config, width=16)
     model = nnx.eval_shape(lambda: create_model(wider, 11, 0))
@@ -379,6 +317,17 @@ def test_weights_that_are_not_finite_are_refused_by_name(weights, config, tmp_pa
         WeightsError, match=r"nan\.safetensors: .*layer2\.0\.bn1\.bias holds numbers"
     ):
         read_backbone(broken)(model)
+
+
+def test_an_evaluation_that_is_not_finite_is_named_with_the_step(trainer, config, tmp_path):
+    job = trainer.prepare(dataclasses.replace(config, evaluate_every=1)).job
+
+    def evaluate(state):
+        raise DivergedError("the net computes numbers that are not finite for image 3")
+
+    message = r"^step 1 .*: in the evaluation the net computes .* image 3; .*--learning-rate"
+    with pytest.raises(DivergedError, match=message):
+        train(job._replace(evaluate=evaluate), tmp_path, console=QUIET)
 
 
 def test_a_loss_that_is_not_finite_is_named_with_what_may_help(
