@@ -35,10 +35,13 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
     """
     if config.dataset == "scenes":
         data_dir = data_dir or SCENES
-        if jax.process_index() == 0 and not data_dir.exists():
-            write_scenes(data_dir)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("scenes are made")
+        try:
+            if jax.process_index() == 0 and not data_dir.exists():
+                write_scenes(data_dir)
+        finally:
+            # The other processes wait for the first one here, even if it fails.
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("scenes are made")
     train = load_coco(data_dir, config.train_split, masks=config.masks)
     test = load_coco(data_dir, config.eval_split, masks=config.masks)
     if (train.category_ids, train.class_names) != (test.category_ids, test.class_names):
