@@ -123,9 +123,10 @@ class RCNN(nnx.Module):
         """Returns the anchors (N_i, 4) of each level for images of one padded size."""
         sizes = [(level.shape[1], level.shape[2]) for level in pyramid]
         scale = self.settings.anchor_scale
+        nominal = tuple((stride, stride) for stride in STRIDES)
         return make_anchors(
             sizes,
-            compute_strides(image_size, sizes),
+            nominal if self.settings.nominal_strides else compute_strides(image_size, sizes),
             [stride * scale for stride in STRIDES],
             self.settings.aspect_ratios,
         )
