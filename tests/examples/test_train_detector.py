@@ -57,7 +57,6 @@ def run(monkeypatch, folder, *flags):
         ("--roi-samples 3", "--roi-samples 3: it must be at least 4"),
         ("--detections 0", "--detections 0: it must be at least 1"),
         ("--width 1000000000", "the weights and the state of the optimizer need .* GiB"),
-        ("--fpn-channels 7", "--fpn-channels 7: group normalization cannot divide"),
         ("--norm frozen_bn", "--pretrained None: layers that are frozen need weights"),
         (
             "--schedule step --milestones 2 --warmup-steps 5",
