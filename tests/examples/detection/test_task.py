@@ -25,7 +25,7 @@ from examples.models.pretrained import WeightsError, find_places
 from examples.training.checkpoints import read_variables
 from examples.training.errors import DivergedError
 from examples.training.loop import train
-from examples.training.sharding import make_mesh, put_batch
+from examples.training.sharding import make_mesh, put_batch, put_state
 from tests.examples.detection.tiny import CONFIG, flags_of
 from tests.examples.killing import kill_and_continue
 from tests.examples.programs import ENVIRONMENT, PYTHON
@@ -202,6 +202,24 @@ def test_several_devices_make_the_losses_of_one_and_continue_with_the_same_numbe
     train_until(job, tmp_path / "killed", steps=3, every=2)
     continued = train(job, tmp_path / "killed", log_every=1, console=QUIET)
     assert numbers(continued.lines) == numbers(finished.lines)
+
+
+@pytest.mark.eight_devices
+def test_two_devices_find_the_objects_that_one_finds(whole, config, scenes_folder):
+    task, _, finished = whole
+    other = Trainer(make_mesh(2), data_dir=scenes_folder).prepare(config)
+    task.job.evaluate(finished.state)
+    other.job.evaluate(put_state(finished.state, other.steps.shardings))
+    one, two = task.scores(), other.scores()
+    assert one
+    assert two
+    assert len(one.results) == len(two.results) > 0
+    for name in ("image_id", "category_id"):
+        assert [entry[name] for entry in one.results] == [entry[name] for entry in two.results]
+    for name in ("bbox", "score"):
+        ours, theirs = ([entry[name] for entry in each.results] for each in (one, two))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert one.metrics == pytest.approx(two.metrics, abs=1e-3)
 
 
 def test_two_processes_with_two_images_each_make_the_losses_of_one(
