@@ -27,6 +27,18 @@ class Data(NamedTuple):
     preparation: Preparation
 
 
+def make_preparation(config: Config) -> Preparation:
+    """Returns how the images of a run become arrays."""
+    return Preparation(
+        config.short_side,
+        config.long_side,
+        config.pixels,
+        config.masks,
+        config.mask_cells,
+        config.max_objects,
+    )
+
+
 def load_data(config: Config, data_dir: Path | None) -> Data:
     """Finds the images of a run. Scenes are made if their folder does not exist.
 
@@ -53,14 +65,7 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
             f"{test.path} has other categories than {train.path}: {len(other)} are only in one of "
             f"the two, such as {first}"
         )
-    preparation = Preparation(
-        config.short_side,
-        config.long_side,
-        config.pixels,
-        config.masks,
-        config.mask_cells,
-        config.max_objects,
-    )
+    preparation = make_preparation(config)
     train_rows = choose_images(train, empty=config.empty_images)[: config.train_images]
     check_objects(train, train_rows, preparation)
     test_rows = np.arange(len(test))[: config.eval_images]
