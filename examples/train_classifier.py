@@ -30,7 +30,6 @@ def main() -> None:
         )
         # These take seconds, which the help of the program can do without.
         from examples.classification.task import TITLES, Trainer
-        from examples.training.curves import draw_curves
         from examples.training.program import run_program
 
         options = command.options
@@ -41,11 +40,7 @@ def main() -> None:
             workers=options.workers,
         )
         task = trainer.prepare(command.config, diagnose=options.diagnose)
-    run_program(
-        command,
-        task.job,
-        lambda finished, folder: draw_curves(finished.lines, TITLES, folder / "curves.png"),
-    )
+    run_program(command, task.job, TITLES)
 
 
 if __name__ == "__main__":

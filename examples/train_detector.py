@@ -14,6 +14,7 @@ is given again, and ends with the same numbers as a run that was never stopped.
 """
 
 import dataclasses
+import functools
 
 from examples.detection.config import Config
 from examples.detection.presets import PRESETS
@@ -38,7 +39,6 @@ def main() -> None:
 
         from examples.detection.results import write_scores
         from examples.detection.task import TITLES, Trainer, scale_learning_rate
-        from examples.training.curves import draw_curves
         from examples.training.program import run_program
 
         config, options = command.config, command.options
@@ -48,13 +48,8 @@ def main() -> None:
             raise SettingError("--partial is for the classifier's data sets only: leave it out")
         trainer = Trainer(options.start(), data_dir=options.data_dir, workers=options.workers)
         task = trainer.prepare(config, diagnose=options.diagnose)
-
-    def write_figures(finished, folder):
         titles = {name: TITLES[name] for name in TITLES if config.masks or name != "mask_AP"}
-        draw_curves(finished.lines, titles, folder / "curves.png")
-        write_scores(task, folder)
-
-    run_program(command, task.job, write_figures)
+    run_program(command, task.job, titles, finish=functools.partial(write_scores, task))
 
 
 if __name__ == "__main__":

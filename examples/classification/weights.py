@@ -36,21 +36,34 @@ def read_weights(path: Path) -> Callable[[Any], None]:
         return functools.partial(pretrained.load_torch_state, state=state, replace_head=True)
     stored = {k: v for k, v in read_variables(path).items() if not k.startswith(f"{HEAD}/")}
 
-    def load(model):
-        kinds = nnx.Any(nnx.Param, nnx.BatchStat)
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(nnx.state(model, kinds))
-        own = {path_name(path): leaf for path, leaf in leaves}
-        given = _in_color(stored, own)
-        wrong = given.keys() ^ {name for name in own if not name.startswith(f"{HEAD}/")}
-        wrong |= {name for name in given.keys() & own if given[name].shape != own[name].shape}
-        if wrong:
-            raise CheckpointError(
-                f"{path} holds another net: it differs in {', '.join(sorted(wrong))}"
-            )
-        values = [jnp.asarray(given.get(name, leaf)) for name, leaf in own.items()]
-        nnx.update(model, treedef.unflatten(values))
+    return functools.partial(put_variables, stored=stored, path=path, keep=HEAD)
 
-    return load
+
+def put_variables(
+    model: nnx.Module, stored: dict[str, np.ndarray], path: Path, *, keep: str | None = None
+) -> None:
+    """Puts the variables of a checkpoint into the same net.
+
+    Args:
+      model: the net.
+      stored: what `read_variables` returned.
+      path: the folder of the run, for the error.
+      keep: the name of a layer that keeps its values, and that `stored` does not hold.
+
+    Raises:
+      CheckpointError: the checkpoint is of another net.
+    """
+    kinds = nnx.Any(nnx.Param, nnx.BatchStat)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(nnx.state(model, kinds))
+    own = {path_name(path): leaf for path, leaf in leaves}
+    given = _in_color(stored, own)
+    wrong = given.keys() ^ {name for name in own if name.partition("/")[0] != keep}
+    wrong |= {name for name in given.keys() & own if given[name].shape != own[name].shape}
+    if wrong:
+        listed = ", ".join(sorted(wrong))
+        raise CheckpointError(f"{path} holds another net: it differs in {listed}")
+    values = [jnp.asarray(given.get(name, leaf)) for name, leaf in own.items()]
+    nnx.update(model, treedef.unflatten(values))
 
 
 def digest_net(folder: Path) -> str:

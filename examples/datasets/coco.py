@@ -8,20 +8,26 @@ import collections
 import dataclasses
 import functools
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from examples.datasets.files import check_names, decode, expect, find_folder
+from examples.datasets.outlines import (
+    Segmentation,
+    draw_mask,
+    find_extent,
+    is_number,
+    is_whole,
+    read_outline,
+)
 from examples.datasets.types import DatasetError
 
 ORIGIN = "COCO: cocodataset.org/#download"
-# What an object is drawn by: polygons, or runs of pixels with the size of their image.
-Segmentation = Sequence[np.ndarray] | Mapping[str, Any] | None
 # Boxes that end less than this outside of their image are cut off and not refused. COCO rounds the
 # numbers of its boxes to a hundredth of a pixel, and other tools to whole pixels.
 _ROUNDING = 1.0
@@ -31,8 +37,9 @@ _ROUNDING = 1.0
 class Coco:
     """One split of a data set in COCO's format. Its images are read one by one.
 
-    Objects that cannot be trained on are left out: crowds, objects marked as `ignore`, and objects
-    less than one pixel wide or high. The annotation file still holds them for the evaluation.
+    Objects that cannot be trained on are left out: crowds, objects marked as `ignore`, objects of
+    the area 0 or less than one pixel wide or high, and, if masks are wanted, objects whose outline
+    has no pixel. The annotation file still holds them for the evaluation.
 
     Attributes:
       path: the annotation file.
@@ -47,7 +54,7 @@ class Coco:
       boxes: float32 (A, 4) as x1, y1, x2, y2, in pixels.
       labels: int32 (A,) from 1 to K.
       object_ids: int64 (A,), the numbers of the objects in the file.
-      segmentations: A outlines; see `draw_mask`.
+      segmentations: A outlines; see `outlines.draw_mask`.
     """
 
     path: Path
@@ -76,9 +83,12 @@ class Coco:
         image = decode(os.fspath(path))
         height, width = self.sizes[index].tolist()
         if image.shape[:2] != (height, width):
+            turned = image.shape[:2] == (width, height) and _is_turned(path)
+            advice = ". The file's EXIF entry turns it: save it turned, without that entry"
             raise DatasetError(
                 f"{path}: the image has {image.shape[1]} x {image.shape[0]} pixels, and "
                 f"{self.path} says {width} x {height} for image {self.image_ids[index]}"
+                f"{advice if turned else ''}"
             )
         return image
 
@@ -92,36 +102,6 @@ class Coco:
         outlines = self.segmentations[self.objects(index)]
         masks = [draw_mask(outline, size) for outline in outlines]
         return np.stack(masks) if masks else np.zeros((0, *size), bool)
-
-
-def draw_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
-    """Draws an object: bool (height, width).
-
-    Args:
-      segmentation: polygons x1, y1, x2, y2, ..., or runs {"size": [height, width], "counts": ...}
-        as a list of numbers or in COCO's compressed form.
-      size: height and width.
-    """
-    from pycocotools import mask
-
-    rle: Any = mask  # Its annotations leave out some forms of outlines that it takes.
-    if segmentation is None:
-        raise ValueError("this object has no outline")
-    if not isinstance(segmentation, Mapping):
-        runs = rle.merge(rle.frPyObjects([p.tolist() for p in segmentation], *size))
-    elif isinstance(segmentation["counts"], list):
-        runs = rle.frPyObjects(segmentation, *size)
-    else:
-        runs = segmentation
-    return rle.decode(runs).astype(bool)
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Returns a mask, bool (height, width), as compressed runs that JSON can hold."""
-    from pycocotools import mask as rle
-
-    runs: dict[str, Any] = dict(rle.encode(np.asfortranarray(mask.astype(np.uint8))))
-    return {"size": list(mask.shape), "counts": runs["counts"].decode()}
 
 
 def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco:
@@ -161,7 +141,7 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     class_names = _name_classes(categories)
 
     names = [_text(path, entry, "file_name") for entry in images]
-    check_names(path, names)
+    check_names(path, names, lambda row: f"image {images[row]['id']}")
     sizes = np.array([[_side(path, e, "height"), _side(path, e, "width")] for e in images])
     sizes = sizes.astype(np.int32).reshape(-1, 2)
     missing = _first_missing(image_dir, names)
@@ -179,17 +159,16 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
         height, width = sizes[row].tolist()
         box = _box(where, entry, height, width)
         area = entry.get("area", 0)
-        if not _is_number(area) or area < 0:
+        if not is_number(area) or area < 0:
             raise DatasetError(f"{where}: expected an area of 0 or more, found {str(area)[:80]}")
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise DatasetError(f"{where}: iscrowd must be 0 or 1, not {crowd!r}")
-        outline = _outline(where, entry.get("segmentation"), (height, width))
-        if crowd and not isinstance(outline, Mapping):
-            raise DatasetError(f"{where}: a crowd must have a segmentation of runs (RLE)")
-        if masks and outline is None:
-            raise DatasetError(f"{where}: it has no segmentation, which training of masks needs")
-        if crowd or entry.get("ignore") or (box[2:] - box[:2] < 1).any():
+        outline = read_outline(where, entry.get("segmentation"), (height, width))
+        thin = (box[2:] - box[:2] < 1).any()
+        if crowd or entry.get("ignore") or thin or entry.get("area") == 0:
+            continue
+        if masks and not _is_drawn(where, outline, box, (height, width)):
             continue
         kept.append((row, label, box, entry["id"], outline))
     kept.sort(key=lambda item: item[0])  # stable: objects of an image stay in the file's order
@@ -217,24 +196,15 @@ def _entries(path: Path, content: Mapping[str, Any], key: str) -> list[dict[str,
     return entries
 
 
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) < 1e9  # it is False for NaN too
-
-
 def _by_id(path: Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     """Returns the row of each id."""
     rows: dict[int, int] = {}
     for row, entry in enumerate(entries):
         number = entry.get("id")
-        if not _is_whole(number):
+        if not is_whole(number):
             raise DatasetError(
                 f"{path}, {kind} {row + 1} of the list: expected a whole number as id, found "
-                f"{str(number)[:80]!r}"
+                f"{repr(number)[:80]}"
             )
         if number in rows:
             raise DatasetError(f"{path}: two {kind} entries have the id {number}")
@@ -253,8 +223,12 @@ def _name_classes(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
 
 def _look_up(where: str, entry: Mapping[str, Any], kind: str, known: Mapping[int, int]) -> int:
     number = entry.get(f"{kind}_id")
-    if not _is_whole(number) or number not in known:
-        raise DatasetError(f"{where}: no {kind} has the id {str(number)[:80]!r}")
+    if not is_whole(number):
+        raise DatasetError(
+            f"{where}: expected a whole number as {kind}_id, found {repr(number)[:80]}"
+        )
+    if number not in known:
+        raise DatasetError(f"{where}: no {kind} has the id {number}")
     return known[number]
 
 
@@ -267,10 +241,10 @@ def _text(path: Path, entry: Mapping[str, Any], key: str) -> str:
 
 def _side(path: Path, entry: Mapping[str, Any], key: str) -> int:
     value = entry.get(key)
-    if not _is_number(value) or value < 1 or value != int(value) or value > 2**20:
+    if not is_number(value) or value < 1 or value != int(value) or value > 2**20:
         raise DatasetError(
             f"{path}, image {entry['id']}: expected the {key} in whole pixels, found "
-            f"{str(value)[:80]!r}"
+            f"{repr(value)[:80]}"
         )
     return int(value)
 
@@ -278,7 +252,7 @@ def _side(path: Path, entry: Mapping[str, Any], key: str) -> int:
 def _box(where: str, entry: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """Returns a box as x1, y1, x2, y2, cut at the borders of its image."""
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise DatasetError(
             f"{where}: expected a bbox of four numbers [x, y, width, height], found {str(box)[:80]}"
         )
@@ -298,83 +272,25 @@ def _box(where: str, entry: Mapping[str, Any], height: int, width: int) -> np.nd
     return np.clip([x, y, x + w, y + h], 0, edge)
 
 
-def _outline(where: str, value: Any, size: tuple[int, int]) -> Segmentation:
-    """Checks an object's segmentation, and returns None if it has none."""
-    if value is None or value == []:
-        return None
-    if isinstance(value, dict):
-        return _runs(where, value, size)
-    if not isinstance(value, list):
+def _is_drawn(where: str, outline: Segmentation, box: np.ndarray, size: tuple[int, int]) -> bool:
+    """Returns whether an object has a mask that can be learned, and refuses what cannot be one."""
+    if outline is None:
+        raise DatasetError(f"{where}: it has no segmentation, which training of masks needs")
+    extent = find_extent(outline, size)
+    if extent is None:
+        return False
+    if (extent[:2] >= box[2:]).any() or (extent[2:] <= box[:2]).any():
         raise DatasetError(
-            f"{where}: expected a segmentation of polygons or runs, found {str(value)[:80]}"
+            f"{where}: the segmentation, from {extent[:2].tolist()} to {extent[2:].tolist()}, lies "
+            f"outside of its bbox, from {box[:2].tolist()} to {box[2:].tolist()} (x, y)"
         )
-    polygons = []
-    for polygon in value:
-        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
-            raise DatasetError(
-                f"{where}: expected polygons of numbers x, y, x, y, ..., found {str(polygon)[:80]}"
-            )
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise DatasetError(
-                f"{where}: a polygon has {len(polygon)} numbers, and needs two for each of at "
-                "least three points"
-            )
-        points = np.array(polygon, np.float64)
-        if (points < -size[1] - size[0]).any() or (points > 2 * (size[0] + size[1])).any():
-            raise DatasetError(f"{where}: a polygon is far outside of its image")
-        polygons.append(points)
-    return polygons
+    return True
 
 
-def _runs(where: str, value: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
-    """Checks runs of pixels: a list of lengths, or the same compressed to text."""
-    counts = value.get("counts")
-    if value.get("size") != list(size):
-        raise DatasetError(
-            f"{where}: the runs (RLE) are those of an image of size {str(value.get('size'))[:80]}, "
-            f"and its image has {list(size)} (height, width)"
-        )
-    if isinstance(counts, str):
-        try:
-            counts_list = _decompress(counts)
-        except ValueError as error:
-            raise DatasetError(f"{where}: the compressed runs (RLE) are broken: {error}") from error
-    elif isinstance(counts, list) and all(_is_whole(n) for n in counts):
-        counts_list = counts
-    else:
-        raise DatasetError(f"{where}: expected the counts of runs (RLE), found {str(counts)[:80]}")
-    if min(counts_list, default=0) < 0 or sum(counts_list) != math.prod(size):
-        raise DatasetError(
-            f"{where}: the runs (RLE) cover {sum(counts_list)} pixels, and its image has "
-            f"{math.prod(size)}"
-        )
-    return {"size": list(size), "counts": counts}
-
-
-def _decompress(text: str) -> list[int]:
-    """Returns the lengths of compressed runs, because pycocotools checks none of them.
-
-    Each character holds 6 bits, from "0" on: 5 bits of a number, lowest first, and whether more
-    follow. From the fourth on, a number is the difference to the one two before.
-    """
-    counts: list[int] = []
-    number = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"it holds the character {character!r}")
-        number |= (bits & 31) << shift
-        shift += 5
-        if shift > 40:
-            raise ValueError("a number has too many digits")
-        if not bits & 32:
-            if bits & 16:
-                number -= 1 << shift
-            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-            number = shift = 0
-    if shift:
-        raise ValueError("it is cut off")
-    return counts
+def _is_turned(path: Path) -> bool:
+    """Returns whether an image's EXIF entry swaps its sides."""
+    with Image.open(path) as image:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 def _first_missing(folder: Path, names: Sequence[str]) -> int | None:

@@ -10,7 +10,7 @@ import pickle
 import stat
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -184,26 +184,35 @@ def _looks_whole(path: str) -> bool:
     return jpeg or png
 
 
-def check_names(listed: Path, names: Sequence[str]) -> None:
+def check_names(
+    listed: Path,
+    names: Sequence[str],
+    entry: Callable[[int], str] = lambda place: f"entry {place + 1}",
+) -> None:
     """Checks the file names of a list.
+
+    Args:
+      listed: the file that holds the list.
+      names: the names.
+      entry: what the errors call the entry at a place, counted from 0.
 
     Raises:
       DatasetError: a name is listed twice, is absolute or leaves the folder of the images.
     """
     seen: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
+    for place, name in enumerate(names):
         path = PurePath(name)
         if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
             raise DatasetError(
-                f"{listed}, entry {number}: expected a path inside the folder of the images, found "
+                f"{listed}, {entry(place)}: expected a path inside the folder of the images, found "
                 f"{name[:80]!r}"
             )
         if name in seen:
             raise DatasetError(
-                f"{listed}, entry {number}: expected each image once, found {name[:80]!r}, which is "
-                f"entry {seen[name]} too"
+                f"{listed}, {entry(place)}: expected each image once, found {name[:80]!r}, which is "
+                f"{entry(seen[name])} too"
             )
-        seen[name] = number
+        seen[name] = place
 
 
 def read_lines(path: Path, what: str) -> list[str]:

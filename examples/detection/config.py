@@ -16,6 +16,8 @@ class Config(Settings):
 
     dataset: Literal["coco", "scenes"]
     """The data set, in COCO's format: the folder --data-dir (coco), or digits in scenes, which are made there or in runs/scenes if the folder does not exist (scenes)."""
+    batch_size: int
+    """The number of images in a step, over all devices. The last batch of an epoch is filled with images that it has already seen, for each of the shapes to which images are padded."""
     train_split: str
     """The images to train on: the folder TRAIN-SPLIT with annotations/instances_TRAIN-SPLIT.json."""
     eval_split: str

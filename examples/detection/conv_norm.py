@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from examples.models.layers import FrozenBatchNorm, WSConv, kaiming_fan_out_init
+from examples.models.layers import FrozenBatchNorm, WSConv, group_norm, kaiming_fan_out_init
 
 # Group normalization, batch normalization with stored statistics that never change, or neither.
 Norm = Literal["gn", "frozen_bn"] | None
@@ -27,9 +27,8 @@ def four_convs(
 class ConvNorm(nnx.Module):
     """A convolution of stride 1 that keeps the size, and a normalization if wanted.
 
-    Without normalization the convolution has a bias. Group normalization has 32 groups as in
-    the paper, or fewer in a narrow net, where each group keeps at least two channels. The
-    epsilon of both kinds is 1e-5.
+    Without normalization the convolution has a bias. Group normalization has the groups of
+    `examples.models.layers.num_groups`, as in the backbone. The epsilon of both kinds is 1e-5.
 
     Args:
       in_features: the channels of the input.
@@ -78,10 +77,7 @@ class ConvNorm(nnx.Module):
 def _make_norm(norm: Norm, features: int, **options: Any) -> nnx.GroupNorm | FrozenBatchNorm | None:
     match norm:
         case "gn":
-            groups = min(32, features // 2)
-            return nnx.GroupNorm(
-                features, num_groups=groups, epsilon=1e-5, use_fast_variance=False, **options
-            )
+            return group_norm(features, epsilon=1e-5, **options)
         case "frozen_bn":
             return FrozenBatchNorm(features, epsilon=1e-5, **options)
         case None:

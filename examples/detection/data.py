@@ -182,7 +182,7 @@ def _interpolate(rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def choose_images(data: Coco, *, empty: bool = False) -> np.ndarray:
-    """Returns the places of the images to train on.
+    """Returns the places of the images to train on. Images that are very small are left out.
 
     Args:
       data: the data set.
@@ -191,12 +191,18 @@ def choose_images(data: Coco, *, empty: bool = False) -> np.ndarray:
     Raises:
       SettingError: there is no such image.
     """
-    keep = data.sizes.min(1) >= _SMALLEST
-    if not empty:
-        keep &= np.diff(data.first) > 0
-    if not keep.any():
+    wanted = np.diff(data.first) > 0
+    if empty:
+        wanted[:] = True
+    if not wanted.any():
         raise SettingError(f"{data.path}: no image has an object, so there is nothing to learn")
-    return np.flatnonzero(keep)
+    wanted &= data.sizes.min(1) >= _SMALLEST
+    if not wanted.any():
+        raise SettingError(
+            f"{data.path}: every image that could be trained on has a side of fewer than {_SMALLEST} "
+            "pixels, and such images are left out: enlarge them"
+        )
+    return np.flatnonzero(wanted)
 
 
 def train_batches(

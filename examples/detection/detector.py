@@ -71,8 +71,7 @@ def create(
       rngs: the seed of the parameters (stream ``params``).
 
     Raises:
-      ValueError: a name is unknown, a size is too small, or the channels of the pyramid cannot be
-        divided into groups.
+      ValueError: a name is unknown, or a size is too small.
     """
     if norm not in ("frozen_bn", "gn"):
         raise ValueError(f'norm must be "frozen_bn" or "gn", not {norm!r}')
@@ -99,11 +98,6 @@ def create(
         raise ValueError(f"score_threshold must be from 0 to 1, not {score_threshold}")
     if not anchor_scale > 0:
         raise ValueError(f"anchor_scale must be above 0, not {anchor_scale}")
-    if norm == "gn" and (fpn_channels < 2 or fpn_channels % min(32, fpn_channels // 2)):
-        raise ValueError(
-            f"group normalization cannot divide fpn_channels={fpn_channels} into groups: use an "
-            "even number up to 64, or a multiple of 32"
-        )
     settings = dataclasses.replace(
         settings,
         anchor_scale=anchor_scale,

@@ -13,8 +13,10 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from examples.datasets.coco import Coco, encode_mask
+from examples.datasets.coco import Coco
+from examples.datasets.outlines import encode_mask
 from examples.detection.masks import paste_masks
+from examples.training.errors import DivergedError
 
 # The names of pycocotools' twelve numbers, in its order: average precision over all IoUs, at two
 # IoUs and for small, medium and large objects, and average recall with 1, 10 and 100 detections an
@@ -61,6 +63,9 @@ class Scorer:
 
         Args:
           outputs: for each batch what `task.find_objects` returns.
+
+        Raises:
+          DivergedError: see `to_results`.
         """
         results = [
             entry
@@ -107,18 +112,23 @@ class Scorer:
 def read_truth(path: Path) -> COCO:
     """Reads an annotation file, and adds what pycocotools needs and some programs do not write.
 
-    Objects get new numbers, because pycocotools takes an object with the number 0 for none.
+    Objects get new numbers, because pycocotools takes an object with the number 0 for none. Those
+    without an outline, which no training of masks has seen, get their box as outline.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        entries: Any = truth.dataset["annotations"]
-        for number, entry in enumerate(entries, 1):
+        content: Any = truth.dataset
+        content.setdefault("info", {})
+        for number, entry in enumerate(content["annotations"], 1):
             entry["id"] = number
             entry.setdefault("iscrowd", 0)
+            x, y, width, height = entry["bbox"]
             if "area" not in entry:
-                width, height = entry["bbox"][2:]
                 runs: Any = truth.annToRLE(entry) if entry.get("segmentation") else None
                 entry["area"] = float(rle.area(runs)) if runs else width * height
+            if not entry.get("segmentation"):
+                corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+                entry["segmentation"] = [corners]
         truth.createIndex()
     return truth
 
@@ -129,10 +139,18 @@ def to_results(
     """Turns the detections of a batch into entries of COCO's format for results.
 
     Boxes and masks are those of the original image. Images that only fill the batch are left out.
+
+    Raises:
+      DivergedError: the net computes numbers for an image that are not finite.
     """
     results = []
     for place in np.flatnonzero(output["counts"]):
         row = int(output["row"][place])
+        if np.isnan(output["scores"][place]).any():
+            raise DivergedError(
+                f"the net computes numbers that are not finite for image {data.image_ids[row]} of "
+                f"{data.path}"
+            )
         number = int(output["valid"][place].sum())
         if not number:
             continue

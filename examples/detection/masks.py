@@ -31,27 +31,37 @@ def project_masks_on_boxes(
       output_size: rows and columns of a target.
       frames: (G, 4), the box in the image that each mask covers. By default each covers the
         image, with one number a pixel.
-      aligned: as in `roi_align`, where the pixels are those of the mask. torchvision's targets are not aligned, half a pixel away from
-        the grid on which masks are pasted. In small images that costs accuracy.
+      aligned: as in `roi_align`, where the pixels are those of the image. torchvision's targets
+        are not aligned, half a pixel away from the grid on which masks are pasted. In small images
+        that costs accuracy.
 
     Returns:
       (R, output_size, output_size): the share of each cell that the object covers.
     """
     masks, boxes = jnp.asarray(gt_masks), jnp.asarray(boxes)
-    height, width = masks.shape[1:]
     dtype = jnp.promote_types(boxes.dtype, jnp.float32)
+    pool = functools.partial(roi_align, output_size=output_size, sampling_ratio=0)
 
     def project(box, index):
-        if frames is not None:
-            x1, y1, x2, y2 = jnp.asarray(frames)[index]
-            x_scale = width / jnp.where(x2 > x1, x2 - x1, 1)
-            y_scale = height / jnp.where(y2 > y1, y2 - y1, 1)
-            corner = jnp.stack([x1, y1, x1, y1])
-            box = (box - corner) * jnp.stack([x_scale, y_scale, x_scale, y_scale])
         mask = masks[index][..., None].astype(dtype)
-        return roi_align(mask, box[None], output_size, sampling_ratio=0, aligned=aligned)[0, ..., 0]
+        if frames is None:
+            return pool(mask, box[None], aligned=aligned)[0, ..., 0]
+        if not aligned:
+            # What `roi_align` does with boxes that are not aligned, in pixels of the image.
+            box = jnp.concatenate([box[:2], jnp.maximum(box[2:], box[:2] + 1)]) + 0.5
+        box = _move_into_frame(box, jnp.asarray(frames)[index], masks.shape[1:])
+        return pool(mask, box[None], aligned=True)[0, ..., 0]
 
     return jax.vmap(project)(boxes, jnp.asarray(matched_idxs))
+
+
+def _move_into_frame(box: jax.Array, frame: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Returns a box in pixels of a mask of some height and width that covers a frame."""
+    x1, y1, x2, y2 = frame
+    x_scale = size[1] / jnp.where(x2 > x1, x2 - x1, 1)
+    y_scale = size[0] / jnp.where(y2 > y1, y2 - y1, 1)
+    corner = jnp.stack([x1, y1, x1, y1])
+    return (box - corner) * jnp.stack([x_scale, y_scale, x_scale, y_scale])
 
 
 def paste_masks(

@@ -123,9 +123,10 @@ class RCNN(nnx.Module):
         """Returns the anchors (N_i, 4) of each level for images of one padded size."""
         sizes = [(level.shape[1], level.shape[2]) for level in pyramid]
         scale = self.settings.anchor_scale
+        nominal = tuple((stride, stride) for stride in STRIDES)
         return make_anchors(
             sizes,
-            compute_strides(image_size, sizes),
+            nominal if self.settings.nominal_strides else compute_strides(image_size, sizes),
             [stride * scale for stride in STRIDES],
             self.settings.aspect_ratios,
         )
@@ -195,19 +196,16 @@ class RCNN(nnx.Module):
         """Finds the objects in a batch of images; see `examples.detection.detect`."""
         pyramid = self.pyramid(images)
         anchors = self.anchors(_image_size(images), pyramid)
-        objectness, codes = self.rpn(pyramid)
-        proposals = self.proposals(objectness, codes, anchors, sizes, training=False)
+        of_anchors = self.rpn(pyramid)
+        proposals = self.proposals(*of_anchors, anchors, sizes, training=False)
         pooled = self.pool(pyramid, proposals.boxes, BOX_POOL, in_chunks=True)
-        logits, codes = self.box_predictor(self.box_head(pooled))
-        found = select_detections(logits, codes, proposals, sizes, settings=self.settings)
-        # Comparisons with NaN are false, so an image with such numbers would only look empty.
-        finite = jnp.isfinite(objectness).all(1, keepdims=True)
-        scores = jnp.where(finite, found.scores, jnp.nan)
-        found = found._replace(scores=scores, valid=found.valid & finite)
+        of_boxes = self.box_predictor(self.box_head(pooled))
+        found = select_detections(*of_boxes, proposals, sizes, settings=self.settings)
         if self.mask_head is None:
-            return found
+            return _mark_not_finite(found, (*of_anchors, *of_boxes))
         pooled = self.pool(pyramid, found.boxes, MASK_POOL, in_chunks=True)
         logits = _promote(self.mask_head(pooled))
+        found = _mark_not_finite(found, (*of_anchors, *of_boxes, logits))
         masks = jnp.where(found.valid[..., None, None], select_masks(logits, found.labels), 0)
         return MaskDetections(*found, masks)
 
@@ -308,6 +306,17 @@ class RCNN(nnx.Module):
         assert self.mask_head is not None
         logits = _promote(self.mask_head(self.pool(pyramid, rois.boxes, MASK_POOL)))
         return maskrcnn_loss(logits, rois.labels, targets, rois.valid & (rois.labels > 0))
+
+
+def _mark_not_finite(found: Detections, outputs: Sequence[jax.Array]) -> Detections:
+    """Makes the scores of an image NaN if an output (B, ...) of the net is not finite for it.
+
+    Comparisons with NaN are false, so an image with such numbers would only look empty.
+    """
+    of_images = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in outputs]
+    finite = jnp.stack(of_images).all(0)[:, None]
+    scores = jnp.where(finite, found.scores, jnp.nan)
+    return found._replace(scores=scores, valid=found.valid & finite)
 
 
 def _image_size(images: ArrayLike) -> tuple[int, int]:

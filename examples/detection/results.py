@@ -5,32 +5,49 @@ import io
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from PIL import Image
 
-from examples.datasets.coco import Coco, draw_mask
+from examples.datasets.coco import Coco
+from examples.datasets.outlines import draw_mask
 from examples.detection.drawing import draw_objects
 from examples.detection.evaluation import Scores
 from examples.detection.picture import save_picture
 from examples.detection.task import Task
 from examples.training.files import write_whole
+from examples.training.steps import State
 
+# The files that a finished run leaves.
+_FILES = ("results.json", "classes.csv", "predictions.png")
 # The images in the picture, and the least score of what is drawn.
 _DRAWN = 4
 _DRAWN_SCORE = 0.5
 
 
-def write_scores(task: Task, folder: Path) -> None:
+def write_scores(task: Task, state: State, folder: Path) -> None:
     """Writes the last evaluation: `results.json`, `classes.csv` and `predictions.png`.
 
-    A run that is only opened again, because it was finished, has no evaluation. Its files stay.
+    A run that was finished before and is only opened again has no evaluation. It is evaluated again
+    if a file is missing, because a run can be stopped between its last checkpoint and its files.
+    Only the first of several processes writes, and all of them must call this.
 
     Args:
       task: the run.
+      state: its last state.
       folder: the folder of the run.
     """
     scores = task.scores()
     if scores is None:
+        # All processes follow the first one, because they evaluate together.
+        missing = not all((folder / name).exists() for name in _FILES)
+        if not multihost_utils.broadcast_one_to_all(np.array(missing)):
+            return
+        task.job.evaluate(state)
+        scores = task.scores()
+        assert scores is not None
+    if jax.process_index():
         return
     write_whole(folder / "results.json", json.dumps(scores.results))
     table = io.StringIO()

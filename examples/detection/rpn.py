@@ -187,7 +187,7 @@ def sample_anchors(
     if settings.anchors_inside_only:
         height, width = jnp.asarray(size)
         inside = (anchors[:, :2] >= 0).all(1)
-        inside &= (anchors[:, 2] < width) & (anchors[:, 3] < height)
+        inside &= (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
         # An anchor outside must not be an object's best one either.
         iou = jnp.where(inside[:, None], iou, -1)
     matched = match_boxes(

@@ -9,6 +9,7 @@ digit of a test or validation scene is in a training scene. The files depend onl
 """
 
 import dataclasses
+import filecmp
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from examples.datasets.coco import encode_mask
+from examples.datasets.outlines import encode_mask
 from examples.datasets.small import mnist5k
 from examples.training.errors import SettingError, report_errors
 
@@ -57,7 +58,8 @@ def write_scenes(
 ) -> None:
     """Makes the folder of a data set, with images as PNG and `annotations/instances_SPLIT.json`.
 
-    The folder appears when it is whole.
+    The folder appears when it is whole. If another program makes the same scenes there meanwhile,
+    they stay.
 
     Args:
       folder: the folder, which must not exist.
@@ -67,8 +69,9 @@ def write_scenes(
     Raises:
       SettingError: the folder exists, or a number is negative.
     """
+    exists = SettingError(f"{folder} exists: remove it first, or name another folder")
     if folder.exists():
-        raise SettingError(f"{folder} exists: remove it first, or name another folder")
+        raise exists
     numbers = {"train": train, "validation": validation, "test": test}
     for name, number in {**numbers, "seed": seed}.items():
         if number < 0:
@@ -82,7 +85,15 @@ def write_scenes(
                 content = _write_split(part / split, split, number, seed)
                 path = part / "annotations" / f"instances_{split}.json"
                 path.write_text(json.dumps(content))
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except OSError as error:
+            if not folder.exists():
+                raise
+            names = [path.name for path in (part / "annotations").iterdir()]
+            pair = (part / "annotations", folder / "annotations")
+            if filecmp.cmpfiles(*pair, names, shallow=False)[0] != names:
+                raise exists from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

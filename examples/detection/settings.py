@@ -12,6 +12,8 @@ class Settings:
 
     Attributes:
       anchor_scale: the side of a square anchor, in strides of its level.
+      nominal_strides: place anchors at distances of exactly 4 to 64 pixels. torchvision's distances
+        are whole quotients of the sizes of image and map; see `anchors.compute_strides`.
       aspect_ratios: the heights of the anchors, divided by their widths.
       pre_nms: how many anchors of each level may become proposals, the best first.
       post_nms: how many proposals an image keeps.
@@ -37,6 +39,7 @@ class Settings:
     """
 
     anchor_scale: float = 8
+    nominal_strides: bool = False
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     pre_nms: tuple[int, int] = (2000, 1000)
     post_nms: tuple[int, int] = (2000, 1000)
@@ -63,6 +66,7 @@ class Settings:
 TORCHVISION = Settings()
 # The settings of mmdetection 1, with which the paper trained its detectors.
 MMDETECTION_1 = Settings(
+    nominal_strides=True,
     proposal_min_size=0.0,
     anchor_min_iou=0.3,
     anchors_inside_only=True,

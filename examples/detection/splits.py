@@ -27,6 +27,18 @@ class Data(NamedTuple):
     preparation: Preparation
 
 
+def make_preparation(config: Config) -> Preparation:
+    """Returns how the images of a run become arrays."""
+    return Preparation(
+        config.short_side,
+        config.long_side,
+        config.pixels,
+        config.masks,
+        config.mask_cells,
+        config.max_objects,
+    )
+
+
 def load_data(config: Config, data_dir: Path | None) -> Data:
     """Finds the images of a run. Scenes are made if their folder does not exist.
 
@@ -35,10 +47,13 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
     """
     if config.dataset == "scenes":
         data_dir = data_dir or SCENES
-        if jax.process_index() == 0 and not data_dir.exists():
-            write_scenes(data_dir)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("scenes are made")
+        try:
+            if jax.process_index() == 0 and not data_dir.exists():
+                write_scenes(data_dir)
+        finally:
+            # The other processes wait for the first one here, even if it fails.
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("scenes are made")
     train = load_coco(data_dir, config.train_split, masks=config.masks)
     test = load_coco(data_dir, config.eval_split, masks=config.masks)
     if (train.category_ids, train.class_names) != (test.category_ids, test.class_names):
@@ -50,14 +65,7 @@ def load_data(config: Config, data_dir: Path | None) -> Data:
             f"{test.path} has other categories than {train.path}: {len(other)} are only in one of "
             f"the two, such as {first}"
         )
-    preparation = Preparation(
-        config.short_side,
-        config.long_side,
-        config.pixels,
-        config.masks,
-        config.mask_cells,
-        config.max_objects,
-    )
+    preparation = make_preparation(config)
     train_rows = choose_images(train, empty=config.empty_images)[: config.train_images]
     check_objects(train, train_rows, preparation)
     test_rows = np.arange(len(test))[: config.eval_images]

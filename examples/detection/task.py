@@ -204,28 +204,24 @@ def create_model(config: Config, num_classes: int, seed: int) -> RCNN:
         aligned=config.aligned,
     )
     proposals = (config.proposals, config.proposals // 2)
-    try:
-        return detection.create(
-            config.backbone,
-            num_classes=num_classes,
-            norm=config.norm,
-            weight_standardization=config.weight_standardization,
-            box_head=config.box_head,
-            masks=config.masks,
-            fpn_channels=config.fpn_channels,
-            fc_units=config.fc_units,
-            anchor_scale=config.anchor_scale,
-            pre_nms=proposals,
-            post_nms=proposals,
-            detections=config.detections,
-            width=config.width,
-            settings=rules,
-            dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
-            rngs=nnx.Rngs(seed),
-        )
-    except ValueError as error:
-        config.require("fpn_channels" not in str(error), "fpn_channels", str(error))
-        raise
+    return detection.create(
+        config.backbone,
+        num_classes=num_classes,
+        norm=config.norm,
+        weight_standardization=config.weight_standardization,
+        box_head=config.box_head,
+        masks=config.masks,
+        fpn_channels=config.fpn_channels,
+        fc_units=config.fc_units,
+        anchor_scale=config.anchor_scale,
+        pre_nms=proposals,
+        post_nms=proposals,
+        detections=config.detections,
+        width=config.width,
+        settings=rules,
+        dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
+        rngs=nnx.Rngs(seed),
+    )
 
 
 def batch_shapes(config: Config, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -35,7 +35,7 @@ class Job(NamedTuple):
       mesh: the devices that share the batches.
       init: returns the state before the first step.
       train_step: from a state and a batch to the next state and the metrics of the step.
-      evaluate: from a state to metrics by name.
+      evaluate: from a state to metrics by name. A DivergedError of it says what is not finite.
       batches: the training batches of this process, without end.
       progress: how the progress bar writes a metric: {"loss": "loss {:.4f}"}.
     """
@@ -66,12 +66,14 @@ class Finished(NamedTuple):
       steps: the number of steps.
       seconds: the time that the run took, over all its restarts.
       rates: its speed, by the names of `progress.Clock.rates`.
+      state: the state after the last step.
     """
 
     lines: list[Line]
     steps: int
     seconds: float
     rates: Mapping[str, float]
+    state: State
 
 
 def train(
@@ -161,7 +163,10 @@ def train(
                 log.write({"kind": "train", **line, **means.means()}, clock.rates())
                 means.clear()
                 if epoch % job.evaluate_every == 0 or epoch == job.epochs:
-                    tested = dict(job.evaluate(state))
+                    try:
+                        tested = dict(job.evaluate(state))
+                    except DivergedError as error:
+                        raise diverged(number, f"in the evaluation {error}") from error
                     if problem := non_finite(tested):
                         raise diverged(number, f"in the evaluation the {problem}")
                     log.write({"kind": "test", **line, **tested})
@@ -185,7 +190,8 @@ def train(
                 )
         checkpoints.wait()
         lines = log.lines()
-    return Finished(lines, job.steps, before + time.perf_counter() - begin, clock.rates())
+    seconds = before + time.perf_counter() - begin
+    return Finished(lines, job.steps, seconds, clock.rates(), state)
 
 
 @contextlib.contextmanager

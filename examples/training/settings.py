@@ -93,7 +93,7 @@ class Settings:
 
         Raises:
           SettingError: the batch does not divide among the devices, the run has too many steps, or
-            the warm-up is longer than the run.
+            the warm-up ends after the run or after the first milestone.
         """
         self.require(
             not self.batch_size % devices,
@@ -107,6 +107,14 @@ class Settings:
             f"an epoch has {steps_per_epoch} steps, and Optax counts fewer than 2**31",
         )
         self.require(self.warmup_steps < steps, "warmup_steps", f"the run has only {steps} steps")
+        if self.milestones:
+            first = self.milestones[0] * steps_per_epoch
+            self.require(
+                self.warmup_steps < first,
+                "warmup_steps",
+                f"it must be below {first}, the step of the first of --milestones, because an epoch "
+                f"has {steps_per_epoch} steps",
+            )
 
     def require(self, condition: bool, field: str, rule: str) -> None:
         """Raises a SettingError that names the field's flag and its value, unless `condition`."""

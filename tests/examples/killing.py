@@ -149,6 +149,10 @@ def kill_and_continue(
         for time in ("seconds", "images_per_second", "waiting_for_data"):
             del result[time]
     assert results[0] == results[1]
+    names = [{path.name for path in run.iterdir()} for run in (whole, killed)]
+    assert names[0] <= names[1]
+    for name in names[0] & {"results.json", "classes.csv"}:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     return [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -57,8 +57,11 @@ def run(monkeypatch, folder, *flags):
         ("--roi-samples 3", "--roi-samples 3: it must be at least 4"),
         ("--detections 0", "--detections 0: it must be at least 1"),
         ("--width 1000000000", "the weights and the state of the optimizer need .* GiB"),
-        ("--fpn-channels 7", "--fpn-channels 7: group normalization cannot divide"),
         ("--norm frozen_bn", "--pretrained None: layers that are frozen need weights"),
+        (
+            "--schedule step --milestones 2 --warmup-steps 5",
+            "--warmup-steps 5: it must be below 2, the step of the first of --milestones",
+        ),
         ("--batch-size 3 --data-parallel 2", "--batch-size 3: it must be a multiple of the 2"),
         ("--train-split ../x", "--train-split ../x: it must be a name"),
         ("--eval-split validation", r"instances_validation\.json: no such file"),
@@ -118,7 +121,7 @@ def remove_objects(content):
     [
         ("train", change_images, r"instances_train\.json, image 1: expected the width in whole"),
         ("train", repeat_image, r"instances_train\.json: two image entries have the id 1"),
-        ("train", leave_folder, r"instances_train\.json, entry 2: expected a path inside"),
+        ("train", leave_folder, r"instances_train\.json, image 2: expected a path inside"),
         (
             "train",
             rename_image,
@@ -129,7 +132,7 @@ def remove_objects(content):
             break_box,
             r"instances_train\.json, annotation 3: expected a bbox of four numbers",
         ),
-        ("test", name_unknown_category, r"test\.json, annotation 3: no category has the id '77'"),
+        ("test", name_unknown_category, r"test\.json, annotation 3: no category has the id 77"),
         (
             "test",
             rename_category,

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle
 import struct
 from pathlib import Path
@@ -12,6 +13,7 @@ import scipy.io
 from PIL import Image
 
 from examples import datasets
+from examples.datasets.outlines import encode_mask
 
 WNIDS = ("n01440764", "n01443537", "n02085620")
 
@@ -212,4 +214,35 @@ def cub(folder: Path) -> Path:
     (folder / "image_class_labels.txt").write_text("".join(labels))
     (folder / "train_test_split.txt").write_text("".join(splits))
     (folder / "classes.txt").write_text("".join(f"{i + 1} {n}\n" for i, n in enumerate(names)))
+    return folder
+
+
+def coco(folder: Path) -> Path:
+    """Writes two splits of three images, with polygons, runs of both kinds, and a crowd."""
+    mask = np.zeros((30, 40), bool)
+    mask[5:15, 8:20] = True
+    runs = encode_mask(mask)
+    flat = {"size": [30, 40], "counts": [8 * 30 + 5, *[10, 20] * 11, 10, 20 * 30 + 15]}
+    outlines = [[[8, 5, 20, 5, 20, 15, 8, 15]], runs, flat, runs]
+    for split in ("train", "test"):
+        for k in range(3):
+            write_image(folder / split / f"{k}.jpg", k)
+        images = [{"id": k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(3)]
+        annotations = [
+            {
+                "id": number,
+                "image_id": number % 2,
+                "category_id": 1 + number % 2,
+                "bbox": [8, 5, 12, 10],
+                "area": 120,
+                "iscrowd": int(number == 3),
+                "segmentation": outline,
+            }
+            for number, outline in enumerate(outlines)
+        ]
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        path = folder / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
     return folder

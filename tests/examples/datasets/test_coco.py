@@ -2,13 +2,15 @@
 
 import copy
 import json
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from examples.datasets.coco import encode_mask, load_coco
+from examples.datasets.coco import load_coco
+from examples.datasets.outlines import encode_mask
 from examples.datasets.types import DatasetError
 
 HEIGHT, WIDTH = 12, 16
@@ -104,13 +106,21 @@ BAD = {
     "a polygon of texts": ({"segmentation": [["1"] * 8]}, "polygons of numbers"),
     "a polygon far outside": ({"segmentation": [[0, 0, 900, 0, 900, 900]]}, "far outside"),
     "a text as outline": ({"segmentation": "3 2 9 2"}, "polygons or runs"),
-    "an unknown category": ({"category_id": 99}, "no category has the id '99'"),
-    "a list as a category": ({"category_id": [1]}, r"no category has the id '\[1\]'"),
-    "an unknown image": ({"image_id": 99}, "no image has the id '99'"),
-    "an object as an image": ({"image_id": {}}, "no image has the id '{}'"),
-    "true as an image": ({"image_id": True}, "no image has the id 'True'"),
-    "a crowd of polygons": ({"iscrowd": 1}, "a crowd must"),
+    "an unknown category": ({"category_id": 99}, "no category has the id 99"),
+    "a list as a category": ({"category_id": [1]}, r"a whole number as category_id, found \[1\]"),
+    "a text as a category": ({"category_id": "5"}, "a whole number as category_id, found '5'"),
+    "an unknown image": ({"image_id": 99}, "no image has the id 99"),
+    "an object as an image": ({"image_id": {}}, "a whole number as image_id, found {}"),
+    "true as an image": ({"image_id": True}, "a whole number as image_id, found True"),
     "no outline": ({"segmentation": []}, "no segmentation"),
+    "a polygon beside its box": (
+        {"segmentation": [[10, 2, 12, 2, 12, 7]]},
+        r"from \[10\.0, 2\.0\] to \[12\.0, 7\.0\], lies outside of its bbox, from \[3\.0, 2\.0\]",
+    ),
+    "runs below their box": (
+        {"bbox": [3, 9, 6, 3], "segmentation": plain(MASK)},
+        "lies outside of its bbox",
+    ),
     "runs of another size": (
         {"segmentation": plain(np.zeros((3, 3), np.uint8))},
         "image of size",
@@ -172,20 +182,65 @@ def test_a_broken_file_is_refused(tmp_path):
                 {**good, "annotations": [entry("3")]},
                 "annotation 1 .* a whole number as id, found '3'",
             ),
-            (flat, "image 7: expected the width in whole pixels, found '0'"),
+            (flat, "image 7: expected the width in whole pixels, found 0"),
             (text, "image 7: expected the height in whole pixels, found '12'"),
             (absolute, "inside the folder"),
             ({**good, "images": []}, "at least one image"),
             ({**good, "categories": None}, '"categories"'),
             (twice, "two image entries have the id 9"),
             ({**good, "annotations": [entry(3), entry(3)]}, "two annotation entries have the id 3"),
-            (leaves, "inside the folder"),
+            (leaves, r"image 7: expected a path inside the folder of the images, found '\.\./a"),
             (missing, "d.png: no such file; expected image 7"),
         )
     ):
         write(tmp_path / str(number), content)
         with pytest.raises(DatasetError, match=words):
             load_coco(tmp_path / str(number), "train")
+
+
+def test_objects_of_the_area_0_are_left_out(tmp_path):
+    content = make_content()
+    content["annotations"] = [entry(1, area=0), entry(2, area=0.0), entry(3), entry(4, area=0.5)]
+    del content["annotations"][2]["area"]
+    write(tmp_path, content)
+    assert load_coco(tmp_path, "train").object_ids.tolist() == [3, 4]
+
+
+def test_outlines_without_a_pixel_are_left_out_where_masks_are_wanted(tmp_path):
+    content = make_content()
+    line, bow = [3, 2, 9, 7, 3, 2], [3, 2, 9, 7, 9, 2, 3, 7]  # the areas of a bow cancel out
+    outlines = [plain(0 * MASK), encode_mask(0 * MASK), [line], [line, bow]]
+    content["annotations"] = [entry(i, segmentation=each) for i, each in enumerate(outlines)]
+    write(tmp_path, content)
+    assert load_coco(tmp_path, "train").object_ids.tolist() == [0, 1, 2, 3]
+    assert load_coco(tmp_path, "train", masks=True).object_ids.tolist() == [3]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_objects_that_are_left_out_need_no_outline(tmp_path, masks):
+    content = make_content()
+    left_out: list[dict[str, Any]] = [
+        {"iscrowd": 1},
+        {"ignore": 1},
+        {"bbox": [3, 2, 0.5, 5]},
+        {"area": 0},
+    ]
+    content["annotations"] = [entry(1, iscrowd=1), entry(2)] + [
+        entry(i, segmentation=None, **changes) for i, changes in enumerate(left_out, 3)
+    ]
+    write(tmp_path, content)
+    assert load_coco(tmp_path, "train", masks=masks).object_ids.tolist() == [2]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_size_of_the_turned_image_is_explained_by_its_exif_entry(tmp_path, orientation):
+    write(tmp_path, make_content())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "train" / "a.png", exif=exif)
+    with pytest.raises(DatasetError, match=r"a\.png: the image has 12 x 16 pixels") as error:
+        load_coco(tmp_path, "train").read_image(1)
+    assert ("EXIF entry turns it: save it turned" in str(error.value)) == (orientation == 6)
 
 
 def test_an_image_of_another_size_is_refused_when_it_is_read(tmp_path):

@@ -196,3 +196,13 @@ def test_too_many_objects_and_none_at_all_are_refused(tmp_path):
         pipeline.check_objects(data, np.arange(len(data)), few)
     with pytest.raises(SettingError, match="no image has an object"):
         pipeline.choose_images(make_data(tmp_path, empty=set(range(len(SIZES)))))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_images_that_are_too_small_are_not_called_empty(tmp_path, empty):
+    data = make_data(tmp_path, sizes=[(31, 60), (60, 40), (60, 31)], empty={1})
+    if empty:
+        assert pipeline.choose_images(data, empty=True).tolist() == [1]
+        data = make_data(tmp_path, sizes=[(31, 60), (60, 31)])
+    with pytest.raises(SettingError, match=r"a side of fewer than 32 pixels.*: enlarge them"):
+        pipeline.choose_images(data, empty=empty)

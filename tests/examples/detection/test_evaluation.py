@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from examples.datasets.coco import load_coco
 from examples.detection.data import Preparation, crop_mask
 from examples.detection.evaluation import Scorer, read_truth, to_results
+from examples.training.errors import DivergedError
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,33 @@ def test_no_detection_at_all_scores_0(data):
     assert scores.metrics["box_AP"] == scores.metrics["mask_AP"] == 0
 
 
+def test_objects_without_an_outline_that_no_training_sees_are_scored_by_their_box(data, tmp_path):
+    content = json.loads(data.path.read_text())
+    entry = content["annotations"][0]
+    box, outline = [4.0, 2.0, 20.0, 10.0], {"segmentation": None, "area": 0}
+    content["annotations"] += [
+        entry | outline | {"id": 10**6 + crowd, "bbox": box, "iscrowd": crowd} for crowd in (0, 1)
+    ]
+    path = tmp_path / "annotations" / "instances_test.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    (tmp_path / "test").symlink_to(data.image_dir)
+    changed = load_coco(tmp_path, "test", masks=True)
+    assert len(changed.boxes) == len(data.boxes)
+    scores = Scorer(changed, np.arange(len(data)), masks=True).score([make_output(data)])
+    assert 0.5 < scores.metrics["mask_AP50"] < 1, "one object is not found"
+
+
+def test_scores_that_are_not_finite_are_an_error_with_the_image(data):
+    output = make_output(data)
+    output["scores"][2], output["valid"][2] = np.nan, False
+    scorer = Scorer(data, np.arange(len(data)), masks=False)
+    with pytest.raises(DivergedError, match=rf"for image {data.image_ids[2]} of .*_test\.json$"):
+        scorer.score([output])
+    output["counts"][2] = False
+    assert scorer.score([output]).results
+
+
 def test_only_the_chosen_images_are_scored_and_repeated_ones_are_left_out(data):
     output = make_output(data)
     output["counts"][2:] = False
@@ -108,8 +136,9 @@ def test_only_the_chosen_images_are_scored_and_repeated_ones_are_left_out(data):
 
 
 def test_what_some_programs_do_not_write_is_no_hindrance(data, tmp_path):
-    """pycocotools needs areas and crowds, and takes an object with the number 0 for none."""
+    """pycocotools needs infos, areas and crowds, and takes an object with the number 0 for none."""
     content = json.loads(data.path.read_text())
+    del content["info"]
     areas = [entry.pop("area") for entry in content["annotations"]]
     for number, entry in enumerate(content["annotations"]):
         entry["id"] = number
@@ -117,8 +146,9 @@ def test_what_some_programs_do_not_write_is_no_hindrance(data, tmp_path):
             del entry["iscrowd"]
     path = tmp_path / "instances_test.json"
     path.write_text(json.dumps(content))
-    truth = read_truth(path)
-    assert [entry["area"] for entry in truth.dataset["annotations"]] == areas
+    read: Any = read_truth(path).dataset
+    assert read["info"] == {}, "some releases of pycocotools copy it"
+    assert [entry["area"] for entry in read["annotations"]] == areas
     changed = dataclasses.replace(data, path=path)
     scores = Scorer(changed, np.arange(len(data)), masks=False).score([make_output(data)])
     assert scores.metrics["box_AP"] == pytest.approx(1)

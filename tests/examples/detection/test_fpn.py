@@ -9,6 +9,7 @@ from flax import nnx
 
 from examples.detection.conv_norm import ConvNorm
 from examples.detection.fpn import FPN, resize_nearest
+from examples.models.layers import num_groups
 from tests.examples.detection.nets import NETS, make_weight, to_nhwc
 from tests.examples.detection.references import load_arrays, make_input
 
@@ -55,9 +56,9 @@ def test_one_pixel_has_a_pyramid():
     assert [level.shape for level in run(make_fpn(), levels)] == 5 * [(1, 1, 1, 16)]
 
 
-def test_normalized_pyramid_has_no_bias_and_keeps_two_channels_in_a_group():
+def test_normalized_pyramid_has_no_bias_and_the_groups_of_other_nets():
     conv = functools.partial(ConvNorm, norm="gn", weight_standardization=True, dtype=None)
     block = conv(4, 12, 3, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
     assert block.conv.bias is None
     assert isinstance(block.norm, nnx.GroupNorm)
-    assert block.norm.num_groups == 6
+    assert block.norm.num_groups == num_groups(12) == 4

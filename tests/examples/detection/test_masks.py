@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples.detection.data import crop_mask
 from examples.detection.masks import paste_masks, project_masks_on_boxes
 from tests.examples.detection.references import load_arrays
 
@@ -70,6 +71,21 @@ def test_mask_that_covers_its_box_only_has_the_same_targets():
     )
     # At the edge of a crop its outermost pixels are repeated, so cells there may differ.
     assert np.abs(whole - cropped).mean() < 1e-3
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize(("side", "difference"), [(40, 0.006), (320, 0.003)])
+def test_mask_in_the_cells_of_its_box_has_the_targets_of_the_whole_image(side, difference, aligned):
+    y, x = np.mgrid[:400, :400] - 199.5
+    mask = (2 * x / side) ** 2 + (2.6 * y / side) ** 2 < 1
+    ys, xs = np.nonzero(mask)
+    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32)
+    shifts = np.array([[0, 0, 0, 0], [-9, 4, 7, -5], [12, 8, -5, 3]], np.float32)
+    rois, matched = box + shifts * side / 100, np.zeros(3, np.int32)
+    whole = project(mask[None], rois, matched, output_size=28, aligned=aligned)
+    cells = crop_mask(mask, box, 112)[None]
+    cropped = project(cells, rois, matched, output_size=28, frames=box[None], aligned=aligned)
+    assert np.abs(whole - cropped).mean() < difference
 
 
 @settings(max_examples=20, deadline=None)

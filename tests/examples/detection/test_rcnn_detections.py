@@ -129,6 +129,27 @@ def test_an_image_that_gives_numbers_that_are_not_finite_is_known_by_its_scores(
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), found, whole)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "rpn/cls_logits",
+        "rpn/bbox_pred",
+        "box_predictor/cls_score",
+        "box_predictor/bbox_pred",
+        "mask_head/mask_fcn_logits",
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_layer_hides_numbers_that_are_not_finite(layer, value):
+    model = nnx.clone(make_tiny_net())
+    part, name = layer.split("/")
+    bias = getattr(getattr(model, part), name).bias
+    bias.set_value(bias.get_value().at[-1].set(value))
+    found = detection.detect(model, jnp.ones((1, 64, 64, 3)), [(64, 64)])
+    assert np.isnan(found.scores).all()
+    assert not found.valid.any()
+
+
 def test_images_of_one_pixel_are_no_error():
     found = detection.detect(make_tiny_net(), jnp.ones((1, 1, 1, 3)), [(1, 1)])
     assert isinstance(found, detection.MaskDetections)

@@ -2,10 +2,13 @@
 
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis.extra.numpy import arrays
 
 from examples.detection.anchors import compute_strides, make_anchors
 from examples.detection.rpn import propose, sample_anchors
@@ -82,6 +85,24 @@ def test_without_objects_all_that_is_drawn_is_background():
 def test_anchors_that_leave_the_image_can_be_left_out():
     settings = MMDETECTION_1
     labels, _ = sample(jax.random.key(0), GRID, BOXES, np.array([True, False]), settings=settings)
-    inside = (GRID[:, :2] >= 0).all(1) & (GRID[:, 2:] < 64).all(1)
+    inside = (GRID[:, :2] >= 0).all(1) & (GRID[:, 2:] <= 64).all(1)
     assert (np.asarray(labels)[~inside] == -1).all()
     assert (labels == 1).any()
+
+
+@hypothesis.given(
+    arrays(np.float32, (6, 2), elements=st.integers(-4, 64).map(float)),
+    arrays(np.float32, (6, 2), elements=st.integers(1, 68).map(float)),
+)
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_a_mirrored_image_has_the_mirrored_anchors_inside(corner, sides):
+    anchors = np.concatenate([corner, corner + sides], 1)
+    turned = 64 - anchors[:, [2, 3, 0, 1]]  # from left to right and from top to bottom
+    # Without objects, all that is inside is background.
+    labels, mirrored = (
+        sample(jax.random.key(0), each, BOXES, np.zeros(2, bool), settings=MMDETECTION_1)[0]
+        for each in (anchors, turned)
+    )
+    inside = (anchors >= 0).all(1) & (anchors <= 64).all(1)
+    assert ((labels == 0) == inside).all()
+    assert (labels == mirrored).all()

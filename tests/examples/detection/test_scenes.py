@@ -49,6 +49,29 @@ def test_no_digit_is_in_two_splits():
     assert len(set.union(*found)) == 5000
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_scenes_that_another_program_makes_meanwhile_are_used_if_they_are_the_same(
+    tmp_path, monkeypatch, seed
+):
+    write, folder = scenes._write_split, tmp_path / "scenes"
+    numbers = {"train": 2, "validation": 0, "test": 1}
+
+    def write_with_another(*args):
+        monkeypatch.undo()
+        scenes.write_scenes(tmp_path / "another", seed=seed, **numbers)
+        (tmp_path / "another").rename(folder)
+        return write(*args)
+
+    monkeypatch.setattr(scenes, "_write_split", write_with_another)
+    if seed:
+        with pytest.raises(SettingError, match="scenes exists: remove it first"):
+            scenes.write_scenes(folder, **numbers)
+    else:
+        scenes.write_scenes(folder, **numbers)
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"], "nothing else is left"
+    assert len(load_coco(folder, "train", masks=True)) == 2
+
+
 def test_a_folder_that_exists_is_left_as_it_is(scenes_folder):
     with pytest.raises(SettingError, match="exists"):
         scenes.write_scenes(scenes_folder)

@@ -17,16 +17,15 @@ from PIL import Image
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from examples.datasets.coco import draw_mask, encode_mask
-from examples.detection.config import Config
+from examples.datasets.outlines import draw_mask, encode_mask
 from examples.detection.rcnn import RCNN
 from examples.detection.results import write_scores
-from examples.detection.task import Trainer, create_model, net_settings, read_backbone
+from examples.detection.task import Trainer, create_model, read_backbone
 from examples.models.pretrained import WeightsError, find_places
 from examples.training.checkpoints import read_variables
 from examples.training.errors import DivergedError
 from examples.training.loop import train
-from examples.training.sharding import make_mesh, put_batch
+from examples.training.sharding import make_mesh, put_batch, put_state
 from tests.examples.detection.tiny import CONFIG, flags_of
 from tests.examples.killing import kill_and_continue
 from tests.examples.programs import ENVIRONMENT, PYTHON
@@ -205,6 +204,24 @@ def test_several_devices_make_the_losses_of_one_and_continue_with_the_same_numbe
     assert numbers(continued.lines) == numbers(finished.lines)
 
 
+@pytest.mark.eight_devices
+def test_two_devices_find_the_objects_that_one_finds(whole, config, scenes_folder):
+    task, _, finished = whole
+    other = Trainer(make_mesh(2), data_dir=scenes_folder).prepare(config)
+    task.job.evaluate(finished.state)
+    other.job.evaluate(put_state(finished.state, other.steps.shardings))
+    one, two = task.scores(), other.scores()
+    assert one
+    assert two
+    assert len(one.results) == len(two.results) > 0
+    for name in ("image_id", "category_id"):
+        assert [entry[name] for entry in one.results] == [entry[name] for entry in two.results]
+    for name in ("bbox", "score"):
+        ours, theirs = ([entry[name] for entry in each.results] for each in (one, two))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert one.metrics == pytest.approx(two.metrics, abs=1e-3)
+
+
 def test_two_processes_with_two_images_each_make_the_losses_of_one(
     whole, config, compiled_once, scenes_folder, tmp_path
 ):
@@ -270,8 +287,8 @@ def test_frozen_layers_keep_their_weights_and_have_no_momentum(whole, weights):
 
 
 def test_a_run_leaves_results_a_table_and_a_picture(whole):
-    task, folder, _ = whole
-    write_scores(task, folder)
+    task, folder, finished = whole
+    write_scores(task, finished.state, folder)
     results = json.loads((folder / "results.json").read_text())
     assert all({"image_id", "category_id", "score"} <= entry.keys() for entry in results)
     rows = list(csv.reader((folder / "classes.csv").read_text().splitlines()))
@@ -280,65 +297,20 @@ def test_a_run_leaves_results_a_table_and_a_picture(whole):
     assert (folder / "predictions.png").stat().st_size > 1000
 
 
-# Another value of every setting, and whether a run with it shares the compiled steps.
-OTHER = {
-    "epochs": (16, False),
-    "batch_size": (2, False),
-    "learning_rate": (0.2, True),
-    "weight_decay": (0.1, True),
-    "gc": ("off", False),
-    "seed": (1, True),
-    "optimizer": ("adam", False),
-    "momentum": (0.5, False),
-    "clip_norm": (1.0, False),
-    "schedule": ("constant", False),
-    "milestones": ((5,), False),
-    "warmup_epochs": (2, False),
-    "warmup_steps": (2, False),
-    "warmup_from": (0.5, False),
-    "pretrained": ("weights.safetensors", True),
-    "evaluate_every": (3, True),
-    "dataset": ("coco", True),
-    "train_split": ("other", True),
-    "eval_split": ("other", True),
-    "backbone": ("resnet34", False),
-    "masks": (False, False),
-    "norm": ("gn", False),
-    "weight_standardization": (True, False),
-    "box_head": ("4conv1fc", False),
-    "frozen_stages": (2, False),
-    "width": (4, False),
-    "fpn_channels": (4, False),
-    "fc_units": (4, False),
-    "rules": ("torchvision", False),
-    "aligned": (False, False),
-    "anchor_scale": (2.0, False),
-    "proposals": (20, False),
-    "anchor_samples": (8, False),
-    "roi_samples": (8, False),
-    "detections": (4, False),
-    "pixels": ("bgr", True),
-    "short_side": (32, True),
-    "long_side": (128, True),
-    "max_objects": (9, True),
-    "mask_cells": (14, True),
-    "mirror": (False, True),
-    "train_images": (3, True),
-    "eval_images": (3, True),
-    "empty_images": (True, True),
-    "dtype": ("bfloat16", False),
-}
-# What must change with a setting.
-WITH = {"milestones": {"schedule": "step"}, "warmup_epochs": {"warmup_steps": 0}}
-
-
-def test_runs_share_steps_if_no_setting_differs_that_the_steps_depend_on():
-    assert OTHER.keys() == {field.name for field in dataclasses.fields(Config)}
-    for name, (value, shared) in OTHER.items():
-        changes = {name: value}
-        changes |= WITH.get(name, {})
-        config = dataclasses.replace(CONFIG, **changes)
-        assert (net_settings(config) == net_settings(CONFIG)) == shared, name
+def test_a_finished_run_that_lacks_a_file_is_evaluated_again(whole, trainer, config, compiled_once):
+    """A run can be stopped between its last checkpoint and these files."""
+    task, folder, finished = whole
+    write_scores(task, finished.state, folder)
+    names = ("results.json", "classes.csv", "predictions.png")
+    written = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+        again = trainer.prepare(config)
+        write_scores(again, train(again.job, folder, console=QUIET).state, folder)
+        assert {name: (folder / name).read_bytes() for name in names} == written
+    whole_again = trainer.prepare(config)
+    write_scores(whole_again, train(whole_again.job, folder, console=QUIET).state, folder)
+    assert whole_again.scores() is None, "nothing is missing, so nothing is evaluated"
 
 
 def test_weights_of_another_net_are_refused(config):
@@ -363,6 +335,17 @@ def test_weights_that_are_not_finite_are_refused_by_name(weights, config, tmp_pa
         WeightsError, match=r"nan\.safetensors: .*layer2\.0\.bn1\.bias holds numbers"
     ):
         read_backbone(broken)(model)
+
+
+def test_an_evaluation_that_is_not_finite_is_named_with_the_step(trainer, config, tmp_path):
+    job = trainer.prepare(dataclasses.replace(config, evaluate_every=1)).job
+
+    def evaluate(state):
+        raise DivergedError("the net computes numbers that are not finite for image 3")
+
+    message = r"^step 1 .*: in the evaluation the net computes .* image 3; .*--learning-rate"
+    with pytest.raises(DivergedError, match=message):
+        train(job._replace(evaluate=evaluate), tmp_path, console=QUIET)
 
 
 def test_a_loss_that_is_not_finite_is_named_with_what_may_help(

@@ -36,16 +36,84 @@ def count(state):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
 
 
+# What the rows of both tables have in common.
+COMMON = {
+    "dataset": "coco",
+    "train_split": "train2017",
+    "eval_split": "val2017",
+    "batch_size": 16,
+    "learning_rate": 0.02,
+    "weight_decay": 1e-4,
+    "momentum": 0.9,
+    "optimizer": "sgd",
+    "schedule": "step",
+    "clip_norm": 35.0,
+    "gc": "conv+fc",
+    "warmup_epochs": 0,
+    "warmup_steps": 500,
+    "warmup_from": 1 / 3,
+    "frozen_stages": 1,
+    "rules": "mmdetection",
+    "aligned": False,
+    "short_side": 800,
+    "long_side": 1333,
+    "mirror": True,
+    "empty_images": False,
+}
+# In what they differ.
+COLUMNS = ("backbone", "masks", "norm", "weight_standardization", "box_head", "pixels", "epochs")
+ONCE = ("frozen_bn", False, "2fc", "rgb", 12)
+ROWS = {
+    "table5-r50": ("resnet50", False, *ONCE),
+    "table5-r101": ("resnet101", False, *ONCE),
+    "table5-x101-32x4d": ("resnext101_32x4d", False, *ONCE),
+    "table5-x101-64x4d": ("resnext101_64x4d", False, *ONCE),
+    "table6-r50": ("resnet50", True, *ONCE),
+    "table6-r101": ("resnet101", True, *ONCE),
+    "table6-x101-32x4d": ("resnext101_32x4d", True, *ONCE),
+    "table6-x101-64x4d": ("resnext101_64x4d", True, *ONCE),
+    "table6-r50-4c1f": ("resnet50", True, "frozen_bn", False, "4conv1fc", "rgb", 12),
+    "table6-r101-gn": ("resnet101", True, "gn", False, "4conv1fc", "bgr", 24),
+    "table6-r50-gn-ws": ("resnet50", True, "gn", True, "4conv1fc", "rgb", 24),
+}
+
+
 def test_there_is_a_run_for_each_row_of_both_tables():
-    assert len([name for name in TABLES if name.startswith("table5")]) == 4
-    assert len([name for name in TABLES if name.startswith("table6")]) == 7
-    for name in TABLES:
+    assert ROWS.keys() == set(TABLES)
+    for name, row in ROWS.items():
         config = PRESETS[name][1]
-        assert config.masks == name.startswith("table6")
-        assert (config.batch_size, config.learning_rate, config.weight_decay) == (16, 0.02, 1e-4)
-        assert (config.clip_norm, config.gc, config.optimizer) == (35, "conv+fc", "sgd")
-        twice = "gn" in name
-        assert (config.epochs, config.milestones) == ((24, (16, 22)) if twice else (12, (8, 11)))
+        assert tuple(getattr(config, column) for column in COLUMNS) == row, name
+        assert config.milestones == {12: (8, 11), 24: (16, 22)}[config.epochs]
+        assert {key: getattr(config, key) for key in COMMON} == COMMON, name
+
+
+def test_the_rules_of_the_tables_are_those_of_mmdetection_1():
+    settings = make_abstract(PRESETS["table5-r50"][1], freeze=False).settings
+    assert dataclasses.asdict(settings) == {
+        "anchor_scale": 8,
+        "nominal_strides": True,
+        "aspect_ratios": (0.5, 1, 2),
+        "pre_nms": (2000, 1000),
+        "post_nms": (2000, 1000),
+        "proposal_iou": 0.7,
+        "proposal_min_size": 0,
+        "anchor_iou": (0.3, 0.7),
+        "anchor_min_iou": 0.3,
+        "anchors_inside_only": True,
+        "anchor_samples": 256,
+        "anchor_positives": 0.5,
+        "roi_iou": (0.5, 0.5),
+        "roi_samples": 512,
+        "roi_positives": 0.25,
+        "anchor_beta": 1 / 9,
+        "box_weights": (10, 10, 5, 5),
+        "box_beta": 1,
+        "score_threshold": 0.05,
+        "detection_iou": 0.5,
+        "detection_min_size": 0,
+        "detections": 100,
+        "aligned": False,
+    }
 
 
 def test_the_rate_rises_over_500_steps_from_a_third_and_falls_at_the_milestones():

@@ -12,7 +12,10 @@ import pytest
 
 from examples import datasets
 from examples.datasets import transforms
+from examples.datasets.coco import load_coco
 from examples.datasets.types import DatasetError
+from examples.detection.data import Preparation, prepare_image, prepare_objects
+from examples.detection.evaluation import Scorer
 from tests.examples.datasets import builders
 from tests.examples.fuzz.mutations import check_message, damage, limits, search
 
@@ -20,6 +23,7 @@ BUILDERS = {
     "aircraft": builders.aircraft,
     "cars": builders.cars,
     "cifar100": builders.cifar100,
+    "coco": builders.coco,
     "cub": builders.cub,
     "dogs": builders.dogs,
     "fashion_mnist": builders.fashion_mnist,
@@ -43,6 +47,9 @@ def data_set(request, tmp_path_factory):
 
 def read_all(name, split, folder):
     """Reads a split and every image of it, and checks that they are what a run needs."""
+    if name == "coco":
+        read_objects(split, folder)
+        return
     dataset = datasets.load(name, split, folder, partial=True)
     transform = transforms.recipe(name)[0]
     assert dataset.source.labels.dtype == np.int32
@@ -56,6 +63,21 @@ def read_all(name, split, folder):
         assert np.isfinite(made).all()
         shapes.add(made.shape)
     assert len(shapes) <= 1, "images of one batch differ in shape"
+
+
+def read_objects(split, folder):
+    """Does the same with a data set of objects in images, and scores it."""
+    data = load_coco(folder, split, masks=True)
+    preparation = Preparation(32, 48, "rgb", masks=True, mask_cells=8, max_objects=4)
+    for index in range(len(data)):
+        image, size = prepare_image(data.read_image(index), preparation)
+        assert np.isfinite(image).all()
+        objects = prepare_objects(data, index, preparation)
+        assert (objects["boxes"][:, :2] < objects["boxes"][:, 2:]).all()
+        assert ((objects["boxes"] >= 0) & (objects["boxes"] <= np.tile(size[::-1], 2))).all()
+        assert ((objects["masks"] >= 0) & (objects["masks"] <= 1)).all()
+        assert np.isin(objects["labels"], np.arange(1, 1 + len(set(data.class_names)))).all()
+    Scorer(data, np.arange(len(data)), masks=True).score([])
 
 
 @hypothesis.given(data=st.data())
