@@ -31,7 +31,7 @@ class Trained(NamedTuple):
     Attributes:
       model: the detector, with the weights of the last checkpoint.
       names: the names of its classes, or None if the run is not finished.
-      preparation: how its images were resized and normalised.
+      preparation: how its images were resized and normalized.
     """
 
     model: RCNN
