@@ -185,7 +185,8 @@ def exclude(*names: str) -> Callable[[Any], Any]:
 
         def keep(path, leaf):
             del leaf
-            keys = path_names(path)
+            # A key of Haiku is a path of its own, such as "mlp/~/linear_1".
+            keys = tuple("/".join(path_names(path)).split("/"))
             starts = range(len(keys))
             matches = {
                 name
