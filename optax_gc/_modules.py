@@ -58,7 +58,7 @@ def make_table(
     added = Stacks(stacks or {}, leaves, claims)
     table = {
         leaf.path: resolve_claims(
-            leaf.value.shape, claims[id(leaf.value)], explain_unclaimed(leaf), *added.find(leaf)
+            leaf.shape, claims[id(leaf.value)], explain_unclaimed(leaf), *added.find(leaf)
         )
         for leaf in leaves
     }

@@ -12,6 +12,7 @@ class OwnedLeaf(NamedTuple):
 
     path: tuple[str, ...]
     value: Any
+    shape: tuple[int, ...]
     layer: Any
 
 
@@ -38,7 +39,7 @@ class Stacks:
         self._choices: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
         for leaf in leaves:
             own = [claim for claim in claims[id(leaf.value)] if claim.letters is not None]
-            found = itertools.chain(*(find_stacks(claim, leaf.value.shape) for claim in own))
+            found = itertools.chain(*(find_stacks(claim, leaf.shape) for claim in own))
             if own:
                 self._choices[leaf.path] = list(dict.fromkeys(found))
         self._hints = {}
@@ -57,7 +58,7 @@ class Stacks:
             return None, ""
         for length in range(len(leaf.path), 0, -1):
             if leaf.path[:length] in self._hints:
-                rank = len(leaf.value.shape)
+                rank = len(leaf.shape)
                 axes = self._hints[leaf.path[:length]]
                 return tuple(axis + rank if axis < 0 else axis for axis in axes), ""
         choices = self._choices[leaf.path]

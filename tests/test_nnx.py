@@ -1,5 +1,6 @@
 """nnx_kernel_axes finds each layer's axes, wherever the layer is."""
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -130,19 +131,39 @@ def test_abstract_models_and_cycles_are_walked():
     assert found(Cyclic()) == {"layer/kernel": (0,)}
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Sparse:
+    """A tree that has a shape, as a sparse matrix has."""
+
+    kernel: jax.Array
+    shape = (2, 3)
+
+
 def test_variables_may_hold_numbers_or_trees():
     class Odd(nnx.Module):
         def __init__(self):
             self.count = nnx.Variable(0)
+            self.name = nnx.Variable("odd")
+            self.scale = nnx.Param(1.0)
             self.tree = nnx.Param({"kernel": jnp.ones((2, 3))})
+            self.sparse = nnx.Param(Sparse(jnp.ones((2, 3))))
+            self.boxed = nnx.Param(nnx.Param(jnp.ones((2, 3))))
             self.layer = nnx.Linear(2, 3, rngs=rngs())
 
     model = Odd()
-    axes = nnx_kernel_axes(model)(nnx.state(model, nnx.Param))
-    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
-    assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if leaf is not None] == [
-        ("['layer']['kernel'].value", (0,))
-    ]
+    axes = nnx_kernel_axes(model)
+    for updates in (nnx.state(model, nnx.Param), nnx.state(model)):
+        leaves = jax.tree_util.tree_leaves_with_path(
+            axes(updates), is_leaf=lambda node: isinstance(node, tuple)
+        )
+        assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves] == [
+            ("['layer']['kernel'].value", (0,))
+        ]
+    tx = optax.chain(centralize(axes), optax.sgd(0.5))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    assert float(model.scale[...]) == 0.5
 
 
 def test_a_module_that_is_not_a_pytree_is_walked():
