@@ -178,7 +178,15 @@ def read_metrics(state: Any, name: str = "gc") -> dict[str, jax.Array]:
       gc/head/kernel/removed 0.80
       gc/head/kernel/norm 6.32
     """
-    found = optax.tree.get_all_with_path(state, name)
+
+    # Anything else in the state can have this name, such as the label of a partition or a layer.
+    def is_snapshot(path, value):
+        del path
+        return isinstance(value, dict) and all(
+            isinstance(kernel, GradientStats) for kernel in value.values()
+        )
+
+    found = optax.tree.get_all_with_path(state, name, is_snapshot)
     if not found:
         raise ValueError(
             f"the state has no snapshot {name!r}: put optax.snapshot({name!r}, gradient_stats) "
