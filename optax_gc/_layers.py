@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optax_gc._axes import is_kernel_name
+from optax_gc._axes import is_int, is_kernel_name
 from optax_gc._paths import leaf_name, path_names, unboxed
 from optax_gc._roles import AxisRoles, roles_by_inputs, roles_of
 
@@ -269,14 +269,18 @@ def _fits(shape, entry):
 def _requested_entry(axes, shape, name) -> Entry:
     if axes is None:
         return Entry(shape, note="left alone on request")
-    flat = [*axes.inputs, *axes.outputs, *axes.stacks] if isinstance(axes, AxisRoles) else axes
-    if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in flat):
+    parts = axes if isinstance(axes, AxisRoles) else (axes,)
+    if not all(isinstance(part, tuple) and all(map(is_int, part)) for part in parts):
         raise TypeError(f"axes of {name} must be a tuple of ints, AxisRoles or None, not {axes!r}")
-    if not all(-len(shape) <= axis < len(shape) for axis in flat):
+    rank = len(shape)
+    if not all(-rank <= axis < rank for part in parts for axis in part):
         raise ValueError(f"axes={axes!r} are out of range for {name} of shape {shape}")
-    if not isinstance(axes, AxisRoles):
-        axes = roles_by_inputs([axis % len(shape) for axis in axes], len(shape))
-    elif sorted(axis % len(shape) for axis in flat) != list(range(len(shape))):
+    parts = [tuple(int(axis) % rank for axis in part) for part in parts]
+    if any(len(set(part)) < len(part) for part in parts):
+        raise ValueError(f"axes={axes!r} contain an axis of {name} of shape {shape} twice")
+    roles = AxisRoles(*parts) if isinstance(axes, AxisRoles) else roles_by_inputs(parts[0], rank)
+    if sorted((*roles.inputs, *roles.outputs, *roles.stacks)) != list(range(rank)):
         raise ValueError(f"{axes!r} must contain each axis of {name} of shape {shape} once")
-    roles = AxisRoles(*(tuple(axis % len(shape) for axis in part) for part in axes))
+    if not set(roles.heads) <= set(roles.outputs):
+        raise ValueError(f"the heads of {axes!r} for {name} of shape {shape} must be outputs, too")
     return Entry(shape, roles.inputs, roles)

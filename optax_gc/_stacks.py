@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from optax_gc._axes import is_int
 from optax_gc._layers import Claim, find_stacks
 
 
@@ -47,8 +48,8 @@ class Stacks:
             part = tuple(name.split("/"))
             if not any(path[: len(part)] == part for path in self._choices):
                 raise ValueError(f"stacks has {name!r}, but the model has no kernel there")
-            axes = (axes,) if isinstance(axes, int) else axes
-            if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
+            axes = (axes,) if is_int(axes) else axes
+            if not isinstance(axes, tuple) or not all(map(is_int, axes)):
                 raise TypeError(f"stacks[{name!r}] must be an int or a tuple of ints, not {axes!r}")
             self._hints[part] = axes
 

@@ -16,7 +16,7 @@ from optax_gc._axes import Axes, Mask, decide, kernel_axes
 from optax_gc._centralize import project, widen
 from optax_gc._layers import LayerAxes
 from optax_gc._paths import slash_name
-from optax_gc._resolve import NO_AXES, Leaf, is_absent, resolve
+from optax_gc._resolve import NO_AXES, Leaf, fan_in, is_absent, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +284,7 @@ def constraint_drift(
                 f"the leaf {name} has shape {shape} in params, {start[name].shape} in initial"
             )
         moved = jnp.sum(widen(leaf.value) - widen(start[name]), axis=leaf.axes)
-        drifts[name] = jnp.abs(moved) / math.sqrt(_fan_in(leaf))
+        drifts[name] = jnp.abs(moved) / math.sqrt(fan_in(leaf.value, leaf.axes))
     return drifts
 
 
@@ -306,10 +306,6 @@ def share_removed(before: jax.typing.ArrayLike, after: jax.typing.ArrayLike) -> 
 
 def _centralized(tree, axes, mask) -> Iterator[Leaf]:
     return (leaf for leaf in resolve(tree, axes, mask)[0] if leaf.axes is not None)
-
-
-def _fan_in(leaf) -> int:
-    return math.prod(leaf.value.shape[axis] for axis in leaf.axes)
 
 
 def _norm(array):
@@ -334,12 +330,12 @@ def _report(leaf, axes) -> LeafReport:
     if leaf.reason == NO_AXES:
         report = dataclasses.replace(report, reason=_explain(leaf, axes) or NO_AXES)
     if leaf.axes is not None:
-        fan_in = _fan_in(leaf)
+        weights = fan_in(leaf.value, leaf.axes)
         report = dataclasses.replace(
             report,
             axes=leaf.axes,
-            fan_in=fan_in,
-            neurons=math.prod(shape) // fan_in,
+            fan_in=weights,
+            neurons=math.prod(shape) // weights,
             note=_explain(leaf, axes),
         )
     if _is_measurable(leaf.value):
