@@ -273,15 +273,19 @@ def constraint_drift(
       >>> print(diagnostics.constraint_drift(params, initial)["head/kernel"])
       [0. 2.]
     """
-    start = {slash_name(leaf.path): leaf.value for leaf in resolve(initial, None, False)[0]}
+    start = {
+        slash_name(leaf.path): leaf.value
+        for leaf in resolve(initial, None, False)[0]
+        if not is_absent(leaf.value)
+    }
     drifts = {}
     for leaf in _centralized(params, axes, mask):
         name, shape = slash_name(leaf.path), leaf.value.shape
         if name not in start:
             raise ValueError(f"initial has no leaf {name}, which params have")
-        if start[name].shape != shape:
+        if np.shape(start[name]) != shape:
             raise ValueError(
-                f"the leaf {name} has shape {shape} in params, {start[name].shape} in initial"
+                f"the leaf {name} has shape {shape} in params, {np.shape(start[name])} in initial"
             )
         moved = jnp.sum(widen(leaf.value) - widen(start[name]), axis=leaf.axes)
         drifts[name] = jnp.abs(moved) / math.sqrt(fan_in(leaf.value, leaf.axes))
