@@ -1,6 +1,6 @@
 """Muon and GaLore get the right axes, as an independent Newton-Schulz on flat matrices shows."""
 
-from typing import Any
+import functools
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax import nnx
 
 import optax_gc
+from tests.helpers import apply
 from tests.linear_kinds import LINEN_KINDS, NNX_KINDS, draw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -45,7 +46,7 @@ def check(params, axes, per_head):
     numbers = optax_gc.muon_dimension_numbers(axes, per_head=per_head)
     tx = optax.contrib.muon(1.0, nesterov=False, muon_weight_dimension_numbers=numbers)
     grads = jax.tree.map(lambda p: draw(p, seed=3), params)
-    updates: Any = jax.jit(tx.update)(grads, tx.init(params), params)[0]
+    updates = jax.jit(functools.partial(apply, tx))(grads, params)
     roles = jax.tree.leaves(
         axes.roles(params),
         is_leaf=lambda node: node is None or isinstance(node, optax_gc.AxisRoles),
@@ -212,5 +213,5 @@ def test_galore_projects_kernels_of_every_rank_and_not_stacks():
         optax_gc.centralize(optax_gc.nnx_kernel_axes(model)),
         optax.contrib.galore(0.1, rank=2, weight_dimension_numbers=numbers),
     )
-    updates: Any = tx.update(params, tx.init(params), params)[0]
+    updates = jax.jit(functools.partial(apply, tx))(params, params)
     assert np.any(updates["conv"]["kernel"])
