@@ -1,5 +1,7 @@
 """kernel_axes, conv_kernels and dense_kernels decide only by a leaf's last name and its rank."""
 
+import subprocess
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -247,3 +249,15 @@ def test_a_rank_without_inputs_is_refused():
 
 def test_all_public_names_exist():
     assert set(optax_gc.__all__) <= set(dir(optax_gc))
+
+
+def test_help_works_without_the_frameworks():
+    code = """
+import pydoc, sys
+sys.modules["equinox"] = sys.modules["haiku"] = None
+import optax_gc
+text = pydoc.render_doc(optax_gc)
+assert "nnx_kernel_axes(" in text and "muon_dimension_numbers(" in text
+assert "equinox_kernel_axes(" not in text and "haiku_kernel_axes(" not in text
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
