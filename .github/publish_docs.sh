@@ -3,8 +3,8 @@
 #
 #   .github/publish_docs.sh SITE VERSION ADDRESS
 #
-# A tag (v1.2.3) also becomes "stable" if it is the newest. versions.json lists the folders for the
-# site's list of versions, and index.html leads to the best of them.
+# A tag (v1.2.3) also becomes "stable" if it is the newest, which one with a suffix (v1.2.3rc1) is not.
+# versions.json lists the folders for the site's list of versions, and index.html leads to the best.
 set -euo pipefail
 site=$(realpath "$1")
 version=$2
@@ -25,7 +25,8 @@ fi
 
 rm -rf "${version:?}"
 cp -r "$site" "$version"
-newest=$(find . -maxdepth 1 -type d -name "v*" -printf "%f\n" | sort -V | tail -n 1)
+newest=$(find . -maxdepth 1 -type d -regextype posix-extended -regex '\./v[0-9]+\.[0-9]+\.[0-9]+' \
+    -printf "%f\n" | sort -V | tail -n 1)
 if [[ $version == "$newest" ]]; then
     rm -rf stable
     cp -r "$site" stable
@@ -34,13 +35,16 @@ fi
 python3 - <<'PY'
 import json, os, pathlib, re
 here = pathlib.Path()
-key = lambda name: [int(part) for part in re.findall(r"\d+", name)]
+stable = lambda name: re.fullmatch(r"v\d+\.\d+\.\d+", name) is not None
+# A tag with a suffix comes before the one without, as in v1.0.0rc1 and v1.0.0.
+key = lambda name: ([int(part) for part in re.findall(r"\d+", name)[:3]], stable(name), name)
 tags = sorted((path.name for path in here.glob("v*") if path.is_dir()), key=key, reverse=True)
 folders = [*tags, *(["dev"] if (here / "dev").exists() else [])]
+preferred = next(filter(stable, folders), folders[-1])
 (here / "versions.json").write_text(json.dumps(
-    [{"version": name, "url": f"{os.environ['ADDRESS']}/{name}/", "preferred": name == folders[0]} for name in folders]
+    [{"version": name, "url": f"{os.environ['ADDRESS']}/{name}/", "preferred": name == preferred} for name in folders]
 ))
-best = "stable" if tags else "dev"
+best = "stable" if (here / "stable").exists() else folders[-1]
 (here / "index.html").write_text(
     f'<!doctype html><meta charset="utf-8"><title>Documentation</title>'
     f'<meta http-equiv="refresh" content="0; url={best}/"><a href="{best}/">Documentation</a>\n'

@@ -1,6 +1,11 @@
-"""Gradient Centralization (Yong et al., ECCV 2020) for JAX and Optax."""
+"""Gradient Centralization (Yong et al., ECCV 2020) for JAX and Optax.
+
+The names that end in ``_kernel_axes`` need their framework. Flax, Equinox and Haiku must all be
+installed for ``from optax_gc import *``, and otherwise only the one that is used.
+"""
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from optax_gc import diagnostics
@@ -40,15 +45,21 @@ __all__ = [
 ]
 
 # A framework is imported only when the function that inspects its models is used.
-_FRAMEWORKS = ("equinox", "haiku", "linen", "nnx")
+_FRAMEWORKS = {"equinox": "equinox", "haiku": "haiku", "linen": "flax", "nnx": "flax"}
 
 
 def __getattr__(name: str) -> Any:
-    framework = name.removesuffix("_kernel_axes")
-    if name.endswith("_kernel_axes") and framework in _FRAMEWORKS:
-        return getattr(importlib.import_module(f"optax_gc._{framework}"), name)
+    part = name.removesuffix("_kernel_axes")
+    if name.endswith("_kernel_axes") and part in _FRAMEWORKS:
+        return getattr(importlib.import_module(f"optax_gc._{part}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # help() reads every name that is listed here.
+    absent = [
+        f"{part}_kernel_axes"
+        for part, framework in _FRAMEWORKS.items()
+        if importlib.util.find_spec(framework) is None
+    ]
+    return [name for name in __all__ if name not in absent]

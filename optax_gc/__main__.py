@@ -1,10 +1,12 @@
 """Prints what ``centralize`` does to a model: ``python -m optax_gc MODULE:FACTORY``."""
 
 import argparse
+import functools
 import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        params, axes = _inspect(_import(options.model), options.input)
+        params, axes = _inspect(options.model, options.input)
     except (_UsageError, ImportError) as error:
         parser.error(str(error))
     print(tabulate(params, kernel_axes if options.by_shape else axes))
@@ -59,7 +61,9 @@ class _UsageError(Exception):
 def _shape(text: str) -> jax.ShapeDtypeStruct:
     sizes, _, dtype = text.partition(":")
     try:
-        shape = tuple(int(size) for size in sizes.split(",") if size)
+        shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+        if min(shape, default=1) < 1:
+            raise ValueError
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype or "float32"))
     except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1,224,224,3") from None
@@ -80,17 +84,32 @@ def _import(name: str) -> Any:
     return found
 
 
-def _inspect(factory: Any, inputs: list[jax.ShapeDtypeStruct]) -> tuple[Any, Any]:
-    """Returns the parameters as shapes, and the axes that the model's framework reports."""
-    key = jax.random.key(0)
-    names = inspect.signature(factory.__init__ if isinstance(factory, type) else factory).parameters
+def _prepare(name: str) -> Callable[[], Any]:
+    """Returns the function that makes the model, with the arguments that it has."""
+    factory = _import(name)
+    is_class = isinstance(factory, type)
+    signature = inspect.signature(factory.__init__ if is_class else factory)
+    given = next(({each} for each in ("rngs", "key") if each in signature.parameters), set())
+    try:
+        signature.bind(*[None] * is_class, **dict.fromkeys(given))
+    except TypeError as error:
+        raise _UsageError(
+            f"{name} needs arguments ({error}); name a function that passes them and makes the model"
+        ) from None
 
     def make():
-        if "rngs" in names:
+        if "rngs" in given:
             from flax import nnx
 
             return factory(rngs=nnx.Rngs(0))
-        return factory(key=key) if "key" in names else factory()
+        return factory(key=jax.random.key(0)) if given else factory()
+
+    return make
+
+
+def _inspect(name: str, inputs: list[jax.ShapeDtypeStruct]) -> tuple[Any, Any]:
+    """Returns the parameters as shapes, and the axes that the model's framework reports."""
+    make, key = _prepare(name), jax.random.key(0)
 
     # Which framework it belongs to is seen while it is traced, which computes nothing.
     traced: list[Any] = []
@@ -100,29 +119,38 @@ def _inspect(factory: Any, inputs: list[jax.ShapeDtypeStruct]) -> tuple[Any, Any
     if _is_model(model, "flax.nnx", "Module"):
         from flax import nnx
 
+        _check_inputs(inputs, needed=False)
         model = nnx.eval_shape(make)
-        return nnx.to_pure_dict(nnx.state(model, nnx.Param)), optax_gc.nnx_kernel_axes(model)
-    if _is_model(model, "equinox", "Module"):
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        find = functools.partial(optax_gc.nnx_kernel_axes, model)
+    elif _is_model(model, "equinox", "Module"):
         import equinox as eqx
 
+        _check_inputs(inputs, needed=False)
         model = eqx.filter_eval_shape(make)
         params = eqx.filter(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-        return params, optax_gc.equinox_kernel_axes(model)
-    if _is_model(model, "flax.linen", "Module"):
+        find = functools.partial(optax_gc.equinox_kernel_axes, model)
+    elif _is_model(model, "flax.linen", "Module"):
         from flax import linen as nn
 
-        _require_input(inputs)
+        _check_inputs(inputs, needed=True)
         model = make()
         variables = jax.eval_shape(lambda: model.lazy_init(key, *inputs))
-        return nn.meta.unbox(variables["params"]), optax_gc.linen_kernel_axes(model, key, *inputs)
-    if _is_model(model, "haiku", "Transformed", "TransformedWithState"):
-        _require_input(inputs)
+        params = nn.meta.unbox(variables.get("params", {}))
+        find = functools.partial(optax_gc.linen_kernel_axes, model, key, *inputs)
+    elif _is_model(model, "haiku", "Transformed", "TransformedWithState"):
+        _check_inputs(inputs, needed=True)
         variables = jax.eval_shape(model.init, key, *inputs)
         params = variables[0] if isinstance(variables, tuple) else variables
-        return params, optax_gc.haiku_kernel_axes(model, key, *inputs)
-    raise _UsageError(
-        f"the factory returned a {type(model).__name__}, which is not a model of Flax, Equinox or Haiku"
-    )
+        find = functools.partial(optax_gc.haiku_kernel_axes, model, key, *inputs)
+    else:
+        raise _UsageError(
+            f"the factory returned a {type(model).__name__}, which is not a model of Flax, Equinox "
+            "or Haiku"
+        )
+    if not jax.tree.leaves(params):
+        raise _UsageError(f"the model that {name} makes has no parameters")
+    return params, find()
 
 
 def _is_model(model: Any, module: str, *classes: str) -> bool:
@@ -133,9 +161,11 @@ def _is_model(model: Any, module: str, *classes: str) -> bool:
     )
 
 
-def _require_input(inputs: list[jax.ShapeDtypeStruct]) -> None:
-    if not inputs:
+def _check_inputs(inputs: list[jax.ShapeDtypeStruct], needed: bool) -> None:
+    if needed and not inputs:
         raise _UsageError("this model must be traced: pass --input SHAPE, such as 1,224,224,3")
+    if inputs and not needed:
+        raise _UsageError("this model is not traced, so its axes need no input: leave out --input")
 
 
 if __name__ == "__main__":

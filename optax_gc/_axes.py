@@ -65,9 +65,9 @@ def kernel_axes(tree: Any, *, out_axis: int = -1, ranks: Sequence[int] = (2, 4))
       >>> axes({"weight": jnp.ones((32, 16, 3, 3))})
       {'weight': (1, 2, 3)}
     """
-    if not _is_int(out_axis):
+    if not is_int(out_axis):
         raise TypeError(f"out_axis must be an int, not {out_axis!r}")
-    if not isinstance(ranks, Sequence) or isinstance(ranks, str) or not all(map(_is_int, ranks)):
+    if not isinstance(ranks, Sequence) or isinstance(ranks, str) or not all(map(is_int, ranks)):
         raise TypeError(f"ranks must be a sequence of ints such as (2, 4), not {ranks!r}")
     if not ranks:
         raise ValueError("ranks=() centralizes nothing; pass ranks such as (2, 4)")
@@ -185,7 +185,8 @@ def exclude(*names: str) -> Callable[[Any], Any]:
 
         def keep(path, leaf):
             del leaf
-            keys = path_names(path)
+            # A key of Haiku is a path of its own, such as "mlp/~/linear_1".
+            keys = tuple("/".join(path_names(path)).split("/"))
             starts = range(len(keys))
             matches = {
                 name
@@ -229,5 +230,6 @@ def is_kernel_name(name: str) -> bool:
     return not (is_other or name in ("b", "cls"))
 
 
-def _is_int(value) -> bool:
+def is_int(value: Any) -> bool:
+    """Returns whether a value is an int of Python or NumPy, which True is not."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -84,10 +84,15 @@ def project(gradient: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     if axes is None:
         return gradient
     wide = widen(gradient)
-    return (wide - jnp.mean(wide, axis=axes, keepdims=True)).astype(gradient.dtype)
+    centered = wide - jnp.mean(wide, axis=axes, keepdims=True)
+    return centered.astype(gradient.dtype) if _is_narrow(gradient) else centered
 
 
 def widen(array: jax.Array) -> jax.Array:
     """Returns the array in float32 or wider, in which sums are computed."""
-    narrow = jnp.finfo(array.dtype).bits < 32
-    return jnp.asarray(array, jnp.float32 if narrow else array.dtype)
+    # To name a dtype that JAX does not enable, such as the float64 of NumPy, would be a warning.
+    return jnp.asarray(array, jnp.float32 if _is_narrow(array) else None)
+
+
+def _is_narrow(array) -> bool:
+    return jnp.finfo(array.dtype).bits < 32

@@ -7,7 +7,7 @@ import optax
 
 from optax_gc._axes import Axes, kernel_axes
 from optax_gc._layers import LayerAxes
-from optax_gc._resolve import is_absent, resolve
+from optax_gc._resolve import fan_in, is_absent, resolve
 from optax_gc._roles import AxisRoles, roles_by_inputs
 
 
@@ -17,8 +17,8 @@ def muon_dimension_numbers(
     """Returns the kernels' axes in the form in which Muon takes them.
 
     Muon replaces the update of a matrix (inputs, outputs) by the nearest semi-orthogonal matrix,
-    whose columns or rows are orthonormal. A kernel with more axes is such a matrix if its axes are grouped, and a
-    stack of layers or experts is one matrix for each of them::
+    whose columns or rows are orthonormal. A kernel with more axes is such a matrix if its axes are
+    grouped, and a stack of layers or experts is one matrix for each of them::
 
         axes = optax_gc.nnx_kernel_axes(model)
         tx = optax.chain(
@@ -34,20 +34,22 @@ def muon_dimension_numbers(
 
     Args:
       axes: as for :func:`optax_gc.centralize`. What ``nnx_kernel_axes``, ``linen_kernel_axes``,
-        ``equinox_kernel_axes`` and ``haiku_kernel_axes`` return also identifies stacks and heads.
-        With other axes, every axis that is not an input is taken to be an output.
+        ``equinox_kernel_axes`` and ``haiku_kernel_axes`` return also identifies stacks, and the
+        kernels of classes that ``layers`` leaves out. With other axes, every axis that is not an
+        input is taken to be an output.
       per_head: whether each head of an attention's query, key and value is a matrix of its own.
-        This needs axes that were found by inspecting the model, as above.
+        This needs what ``nnx_kernel_axes`` or ``linen_kernel_axes`` return, because kernels of
+        Equinox and Haiku have no axis of heads.
 
     Returns:
       A function from the parameters to a tree with an ``optax.contrib.MuonDimensionNumbers`` for
-      each kernel, and None for the leaves that Muon trains by Adam. Axes that are not listed
-      there are batch axes.
+      each kernel, and None for the leaves that Muon trains by Adam, also those with a fan-in of
+      1. Axes that are not listed there are batch axes.
 
     Raises:
       TypeError: as :func:`optax_gc.centralize`.
       ValueError: as :func:`optax_gc.centralize`; or it cannot be determined which axes of a
-        kernel are stacks; or ``per_head`` is True although ``axes`` do not identify the heads.
+        kernel are stacks; or ``per_head`` is True although ``axes`` identify no heads.
 
     References:
       Jordan, `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024
@@ -63,10 +65,10 @@ def muon_dimension_numbers(
       MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1, 2))
       MuonDimensionNumbers(reduction_axis=(0,), output_axis=(2,))
     """
-    if per_head and not isinstance(axes, LayerAxes):
+    if per_head and not (isinstance(axes, LayerAxes) and axes.has_heads()):
         raise ValueError(
-            "per_head=True needs axes that identify the heads: pass what nnx_kernel_axes or another "
-            "function that inspects the model returns"
+            "per_head=True needs axes that identify the heads: pass what nnx_kernel_axes or "
+            "linen_kernel_axes returns for a model with attention, or leave per_head out"
         )
 
     def numbers(roles):
@@ -120,6 +122,7 @@ def _map_roles(function: Callable[[AxisRoles], Any], params: Any, axes: Axes) ->
             roles = axes.find_roles(leaf.path, leaf.value)
         else:
             roles = leaf.axes and roles_by_inputs(leaf.axes, leaf.value.ndim)
-        return roles and function(roles)
+        # A matrix with one input is a vector, which has nothing to orthogonalize or to project.
+        return function(roles) if roles and fan_in(leaf.value, roles.inputs) > 1 else None
 
     return treedef.unflatten([convert(leaf) for leaf in leaves])

@@ -116,7 +116,7 @@ _KERNELS: Kernels = {
 
 def _walk(node, path, layer) -> Iterator[OwnedLeaf]:
     if isinstance(node, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
-        yield OwnedLeaf(path, node, layer)
+        yield OwnedLeaf(path, node, node.shape, layer)
         return
     owner = node if isinstance(node, eqx.Module) else layer
     children, _ = jax.tree_util.tree_flatten_with_path(
@@ -135,4 +135,4 @@ def _explain_unclaimed(leaf) -> str:
     known = isinstance(leaf.layer, (*_NORMS, *_KERNELS))
     if known:
         return "not a kernel"
-    return explain_unclaimed(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)
+    return explain_unclaimed(leaf.path[-1], leaf.shape, type(leaf.layer).__name__)

@@ -21,6 +21,8 @@ from optax_gc._layers import (
     resolve_claims,
 )
 
+_ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
+
 
 def haiku_kernel_axes(
     transformed: Any, rng: Any, *args: Any, layers: tuple[type, ...] | None = None, **kwargs: Any
@@ -42,7 +44,7 @@ def haiku_kernel_axes(
     Args:
       transformed: what ``hk.transform`` or ``hk.transform_with_state`` returns.
       rng: as for ``transformed.init``.
-      *args: as for ``transformed.init``; arrays or ``jax.ShapeDtypeStruct``.
+      *args: as for ``transformed.init``; an array can be a ``jax.ShapeDtypeStruct``.
       layers: the classes whose kernels are centralized, such as ``hk.Linear``; None for all.
       **kwargs: as for ``transformed.init``.
 
@@ -98,34 +100,48 @@ def haiku_kernel_axes(
                         claims.setdefault((module, name), []).append(claim)
         return result
 
+    # Only arrays are traced, because a model can decide by other arguments, such as is_training.
+    leaves, treedef = jax.tree.flatten((rng, args, kwargs))
+    arrays = [leaf if isinstance(leaf, _ARRAYS) else None for leaf in leaves]
+
+    # A new function each time: JAX does not trace a function again that it has traced before.
+    def init(arrays):
+        pairs = zip(leaves, arrays, strict=True)
+        filled = [leaf if array is None else array for leaf, array in pairs]
+        rng, args, kwargs = treedef.unflatten(filled)
+        return transformed.init(rng, *args, **kwargs)
+
     with hk.intercept_methods(inspect):
-        # A new function each time: JAX does not trace a function again that it has traced before.
-        variables = jax.eval_shape(
-            lambda *args, **kwargs: transformed.init(*args, **kwargs), rng, *args, **kwargs
-        )
+        variables = jax.eval_shape(init, arrays)
     params = variables[0] if isinstance(transformed, hk.TransformedWithState) else variables
     table = {}
     for module, arrays in params.items():
         for name, array in arrays.items():
-            otherwise = explain_unclaimed(name, array.shape, kinds.get(module, "?"))
+            kind = next((kinds[inner] for inner in _inside(module) if inner in kinds), "?")
+            otherwise = explain_unclaimed(name, array.shape, kind)
             found, stacks = _find_claims(claims, module, name, array.shape)
             table[module, name] = resolve_claims(array.shape, found, otherwise, stacks)
     return LayerAxes(table, "haiku_kernel_axes")
 
 
 def _find_claims(claims, module, name, shape) -> tuple[list[Claim], tuple[int, ...] | None]:
-    """Returns the claims for an array, and the axes that layer_stack has added.
+    """Returns the claims for an array, and the axes that layer_stack has added."""
+    for inner in _inside(module):
+        its = claims.get((inner, name), [])
+        for count in range(0 if inner == module else 1, len(shape)):
+            fitting = [each for each in its if not each.shape or each.shape == shape[count:]]
+            if fitting:
+                return fitting, tuple(range(count))
+    return claims.get((module, name), []), None
+
+
+def _inside(module) -> list[str]:
+    """Returns the names that a module can have for itself.
 
     The layers inside of a layer_stack do not know its name, which comes before theirs in the path.
     """
     parts = module.split("/")
-    for start in range(len(parts)):
-        inner = claims.get(("/".join(parts[start:]), name), [])
-        for count in range(1 if start else 0, len(shape)):
-            fitting = [each for each in inner if not each.shape or each.shape == shape[count:]]
-            if fitting:
-                return fitting, tuple(range(count))
-    return claims.get((module, name), []), None
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _kernel(letters: Callable[[Any, int], str], *names: str):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optax_gc._axes import is_kernel_name
+from optax_gc._axes import is_int, is_kernel_name
 from optax_gc._paths import leaf_name, path_names, unboxed
 from optax_gc._roles import AxisRoles, roles_by_inputs, roles_of
 
@@ -61,9 +61,15 @@ class LayerAxes:
           ValueError: the model does not have a leaf, or has it in another shape, or the leaf's
             input axes cannot be determined. The message names the leaf.
         """
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: self._find(path, leaf).axes, updates
-        )
+
+        def find_axes(path, leaf):
+            entry = self._find(path, leaf)
+            # A leaf that is left alone for some other reason may have axes that are unknown.
+            if entry.error and not entry.note:
+                raise ValueError(f"{_where(path, leaf)} {entry.error}")
+            return entry.axes
+
+        return jax.tree_util.tree_map_with_path(find_axes, updates)
 
     def replace(self, axes: Mapping[str, tuple[int, ...] | AxisRoles | None]) -> "LayerAxes":
         """Returns the same table with other axes for some leaves.
@@ -114,9 +120,15 @@ class LayerAxes:
             "again with the model as it is now"
         )
 
+    def has_heads(self) -> bool:
+        """Returns whether an axis of a kernel is known to count heads."""
+        return any(entry.roles and entry.roles.heads for entry in self._table.values())
+
     def find_roles(self, path: Any, leaf: Any) -> AxisRoles | None:
         """Returns the roles of the axes of one leaf, as `roles` does for all."""
         entry = self._find(path, leaf)
+        if entry.error:
+            raise ValueError(f"{_where(path, leaf)} {entry.error}")
         if entry.axes is not None and entry.roles is None:
             raise ValueError(
                 f"the leaf {leaf_name(path)} of shape {entry.shape} has input axes {entry.axes}, "
@@ -127,15 +139,16 @@ class LayerAxes:
 
     def _find(self, path, leaf) -> Entry:
         entry, shape = self._entry(path), np.shape(leaf)
-        where = f"the leaf {leaf_name(path)} of shape {shape}"
         if not _fits(shape, entry):
             raise ValueError(
-                f"{where} had shape {entry.shape} when {self._made_by} was called: call it again "
-                "with the model as it is now (in a shard_map, input axes must not be split)"
+                f"{_where(path, leaf)} had shape {entry.shape} when {self._made_by} was called: "
+                "call it again with the model as it is now (in a shard_map, input axes must not be split)"
             )
-        if entry.error:
-            raise ValueError(f"{where} {entry.error}")
         return entry
+
+
+def _where(path, leaf) -> str:
+    return f"the leaf {leaf_name(path)} of shape {np.shape(leaf)}"
 
 
 _EXPLICIT = "pass its axes by .replace({path: axes}) of this table"
@@ -181,9 +194,7 @@ def _resolve_claim(shape, claim, stacks, note) -> Entry:
     each = [roles_of(claim.letters, added) for added in found]
     if len({_above_1(roles.inputs, shape) for roles in each}) == 1:
         roles = each[0] if len(each) == 1 else None
-        if claim.reason:
-            return Entry(shape, roles=roles, note=claim.reason)
-        return Entry(shape, each[0].inputs, roles, note)
+        return Entry(shape, None if claim.reason else each[0].inputs, roles, claim.reason or note)
     how = "is not a stack of kernels of that shape"
     if found:
         how = (
@@ -194,6 +205,7 @@ def _resolve_claim(shape, claim, stacks, note) -> Entry:
         how = f"is not a stack of kernels of that shape along {stacks}"
     return Entry(
         shape,
+        note=claim.reason,
         error=f"belongs to {claim.layer}, whose kernel has shape {claim.shape}, and {how}: {_EXPLICIT}",
     )
 
@@ -227,7 +239,7 @@ def _above_1(axes, shape):
 
 def kernel_claim(layer: str, shape: Sequence[int], letters: str, chosen: bool) -> Claim:
     """Returns a layer's claim for its kernel, which is left alone if the layer is not chosen."""
-    return Claim(layer, tuple(shape), letters) if chosen else Claim(layer, reason="not in layers")
+    return Claim(layer, tuple(shape), letters, "" if chosen else "not in layers")
 
 
 def kind_of(model: Any) -> str:
@@ -269,14 +281,18 @@ def _fits(shape, entry):
 def _requested_entry(axes, shape, name) -> Entry:
     if axes is None:
         return Entry(shape, note="left alone on request")
-    flat = [*axes.inputs, *axes.outputs, *axes.stacks] if isinstance(axes, AxisRoles) else axes
-    if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in flat):
+    parts = axes if isinstance(axes, AxisRoles) else (axes,)
+    if not all(isinstance(part, tuple) and all(map(is_int, part)) for part in parts):
         raise TypeError(f"axes of {name} must be a tuple of ints, AxisRoles or None, not {axes!r}")
-    if not all(-len(shape) <= axis < len(shape) for axis in flat):
+    rank = len(shape)
+    if not all(-rank <= axis < rank for part in parts for axis in part):
         raise ValueError(f"axes={axes!r} are out of range for {name} of shape {shape}")
-    if not isinstance(axes, AxisRoles):
-        axes = roles_by_inputs([axis % len(shape) for axis in axes], len(shape))
-    elif sorted(axis % len(shape) for axis in flat) != list(range(len(shape))):
+    parts = [tuple(int(axis) % rank for axis in part) for part in parts]
+    if any(len(set(part)) < len(part) for part in parts):
+        raise ValueError(f"axes={axes!r} contain an axis of {name} of shape {shape} twice")
+    roles = AxisRoles(*parts) if isinstance(axes, AxisRoles) else roles_by_inputs(parts[0], rank)
+    if sorted((*roles.inputs, *roles.outputs, *roles.stacks)) != list(range(rank)):
         raise ValueError(f"{axes!r} must contain each axis of {name} of shape {shape} once")
-    roles = AxisRoles(*(tuple(axis % len(shape) for axis in part) for part in axes))
+    if not set(roles.heads) <= set(roles.outputs):
+        raise ValueError(f"the heads of {axes!r} for {name} of shape {shape} must be outputs, too")
     return Entry(shape, roles.inputs, roles)

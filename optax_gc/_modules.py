@@ -58,7 +58,7 @@ def make_table(
     added = Stacks(stacks or {}, leaves, claims)
     table = {
         leaf.path: resolve_claims(
-            leaf.value.shape, claims[id(leaf.value)], explain_unclaimed(leaf), *added.find(leaf)
+            leaf.shape, claims[id(leaf.value)], explain_unclaimed(leaf), *added.find(leaf)
         )
         for leaf in leaves
     }
@@ -70,7 +70,6 @@ def _claims(leaf, kernels, chosen):
     for kind, kernels_of in kernels.items():
         for kernel in kernels_of(leaf.layer) if isinstance(leaf.layer, kind) else ():
             if leaf.value is getattr(leaf.layer, kernel.name):
-                if kernel.letters is not None and not isinstance(leaf.layer, chosen):
-                    yield Claim(owner, reason="not in layers")
-                else:
-                    yield Claim(owner, tuple(kernel.shape), kernel.letters, kernel.reason)
+                skipped = kernel.letters is not None and not isinstance(leaf.layer, chosen)
+                reason = kernel.reason or ("not in layers" if skipped else "")
+                yield Claim(owner, tuple(kernel.shape), kernel.letters, reason)

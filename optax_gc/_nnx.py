@@ -154,9 +154,13 @@ def _in_order(part, whole) -> bool:
 
 def _walk(node, path, layer, above) -> Iterator[OwnedLeaf]:
     """Yields every leaf for every path to it, because gradients repeat the leaves that are shared."""
-    is_array = isinstance(node, (nnx.Variable, jax.Array, np.ndarray, jax.ShapeDtypeStruct))
-    if is_array and hasattr(node, "shape"):  # because a Variable can also hold a number or a tree
-        yield OwnedLeaf(path, node, layer)
+    value = node
+    while isinstance(value, nnx.Variable):
+        value = value.get_raw_value()
+    # A Variable holds an array, a number, which is a leaf too, or a tree, whose leaves are found below.
+    is_variable = value is not node and jax.tree_util.all_leaves([value])
+    if is_variable or isinstance(node, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+        yield OwnedLeaf(path, node, np.shape(value), layer)
     elif isinstance(node, nnx.Pytree):
         if not any(node is other for other in above):
             for name, child in vars(node).items():
@@ -168,9 +172,11 @@ def _walk(node, path, layer, above) -> Iterator[OwnedLeaf]:
         for key, child in children:
             if child is not node:
                 yield from _walk(child, path + path_names(key), layer, above)
+                if isinstance(node, nnx.Variable):  # nnx.Optimizer takes its updates out of it
+                    yield from _walk(child, path, layer, above)
 
 
 def _explain_unclaimed(leaf) -> str:
     if not isinstance(leaf.value, nnx.Param):
         return "not an nnx.Param"
-    return explain_unclaimed(leaf.path[-1], leaf.value.shape, type(leaf.layer).__name__)
+    return explain_unclaimed(leaf.path[-1], leaf.shape, type(leaf.layer).__name__)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optax_gc._axes import is_int
 from optax_gc._paths import leaf_name
 
 NO_AXES = "no axes given"
@@ -57,11 +58,15 @@ def resolve(tree: Any, axes: Any, mask: Any = None) -> tuple[list[Leaf], Any]:
         else:
             used = _require_axes(its_axes, value, path)
             # The mean of a single weight is that weight, which would then never train.
-            fan_in = math.prod(value.shape[axis] for axis in used)
-            if fan_in <= 1:
-                used, reason = None, f"fan-in {fan_in}"
+            if fan_in(value, used) <= 1:
+                used, reason = None, f"fan-in {fan_in(value, used)}"
         resolved.append(Leaf(path, value, used, reason))
     return resolved, treedef
+
+
+def fan_in(kernel: Any, axes: Any) -> int:
+    """Returns the number of weights of one neuron, whose inputs are along `axes`."""
+    return math.prod(kernel.shape[axis] for axis in axes)
 
 
 def _broadcast(prefix, tree, is_leaf, what):
@@ -113,9 +118,7 @@ def _difference(prefix, node, path):
 def _require_axes(axes, leaf, path):
     shape = tuple(leaf.shape)
     where = f"the leaf {leaf_name(path)} of shape {shape}"
-    if type(axes) not in (tuple, list) or not all(
-        isinstance(axis, (int, np.integer)) and not isinstance(axis, bool) for axis in axes
-    ):
+    if type(axes) not in (tuple, list) or not all(map(is_int, axes)):
         raise TypeError(f"axes of {where} must be a tuple of ints or None, not {axes!r}")
     for axis in axes:
         if not -len(shape) <= axis < len(shape):

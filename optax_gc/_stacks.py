@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from optax_gc._axes import is_int
 from optax_gc._layers import Claim, find_stacks
 
 
@@ -12,6 +13,7 @@ class OwnedLeaf(NamedTuple):
 
     path: tuple[str, ...]
     value: Any
+    shape: tuple[int, ...]
     layer: Any
 
 
@@ -38,7 +40,7 @@ class Stacks:
         self._choices: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
         for leaf in leaves:
             own = [claim for claim in claims[id(leaf.value)] if claim.letters is not None]
-            found = itertools.chain(*(find_stacks(claim, leaf.value.shape) for claim in own))
+            found = itertools.chain(*(find_stacks(claim, leaf.shape) for claim in own))
             if own:
                 self._choices[leaf.path] = list(dict.fromkeys(found))
         self._hints = {}
@@ -46,8 +48,8 @@ class Stacks:
             part = tuple(name.split("/"))
             if not any(path[: len(part)] == part for path in self._choices):
                 raise ValueError(f"stacks has {name!r}, but the model has no kernel there")
-            axes = (axes,) if isinstance(axes, int) else axes
-            if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
+            axes = (axes,) if is_int(axes) else axes
+            if not isinstance(axes, tuple) or not all(map(is_int, axes)):
                 raise TypeError(f"stacks[{name!r}] must be an int or a tuple of ints, not {axes!r}")
             self._hints[part] = axes
 
@@ -57,7 +59,7 @@ class Stacks:
             return None, ""
         for length in range(len(leaf.path), 0, -1):
             if leaf.path[:length] in self._hints:
-                rank = len(leaf.value.shape)
+                rank = len(leaf.shape)
                 axes = self._hints[leaf.path[:length]]
                 return tuple(axis + rank if axis < 0 else axis for axis in axes), ""
         choices = self._choices[leaf.path]

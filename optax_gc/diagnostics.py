@@ -16,7 +16,7 @@ from optax_gc._axes import Axes, Mask, decide, kernel_axes
 from optax_gc._centralize import project, widen
 from optax_gc._layers import LayerAxes
 from optax_gc._paths import slash_name
-from optax_gc._resolve import NO_AXES, Leaf, is_absent, resolve
+from optax_gc._resolve import NO_AXES, Leaf, fan_in, is_absent, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,15 @@ def read_metrics(state: Any, name: str = "gc") -> dict[str, jax.Array]:
       gc/head/kernel/removed 0.80
       gc/head/kernel/norm 6.32
     """
-    found = optax.tree.get_all_with_path(state, name)
+
+    # Anything else in the state can have this name, such as the label of a partition or a layer.
+    def is_snapshot(path, value):
+        del path
+        return isinstance(value, dict) and all(
+            isinstance(kernel, GradientStats) for kernel in value.values()
+        )
+
+    found = optax.tree.get_all_with_path(state, name, is_snapshot)
     if not found:
         raise ValueError(
             f"the state has no snapshot {name!r}: put optax.snapshot({name!r}, gradient_stats) "
@@ -265,18 +273,22 @@ def constraint_drift(
       >>> print(diagnostics.constraint_drift(params, initial)["head/kernel"])
       [0. 2.]
     """
-    start = {slash_name(leaf.path): leaf.value for leaf in resolve(initial, None, False)[0]}
+    start = {
+        slash_name(leaf.path): leaf.value
+        for leaf in resolve(initial, None, False)[0]
+        if not is_absent(leaf.value)
+    }
     drifts = {}
     for leaf in _centralized(params, axes, mask):
         name, shape = slash_name(leaf.path), leaf.value.shape
         if name not in start:
             raise ValueError(f"initial has no leaf {name}, which params have")
-        if start[name].shape != shape:
+        if np.shape(start[name]) != shape:
             raise ValueError(
-                f"the leaf {name} has shape {shape} in params, {start[name].shape} in initial"
+                f"the leaf {name} has shape {shape} in params, {np.shape(start[name])} in initial"
             )
         moved = jnp.sum(widen(leaf.value) - widen(start[name]), axis=leaf.axes)
-        drifts[name] = jnp.abs(moved) / math.sqrt(_fan_in(leaf))
+        drifts[name] = jnp.abs(moved) / math.sqrt(fan_in(leaf.value, leaf.axes))
     return drifts
 
 
@@ -298,10 +310,6 @@ def share_removed(before: jax.typing.ArrayLike, after: jax.typing.ArrayLike) -> 
 
 def _centralized(tree, axes, mask) -> Iterator[Leaf]:
     return (leaf for leaf in resolve(tree, axes, mask)[0] if leaf.axes is not None)
-
-
-def _fan_in(leaf) -> int:
-    return math.prod(leaf.value.shape[axis] for axis in leaf.axes)
 
 
 def _norm(array):
@@ -326,12 +334,12 @@ def _report(leaf, axes) -> LeafReport:
     if leaf.reason == NO_AXES:
         report = dataclasses.replace(report, reason=_explain(leaf, axes) or NO_AXES)
     if leaf.axes is not None:
-        fan_in = _fan_in(leaf)
+        weights = fan_in(leaf.value, leaf.axes)
         report = dataclasses.replace(
             report,
             axes=leaf.axes,
-            fan_in=fan_in,
-            neurons=math.prod(shape) // fan_in,
+            fan_in=weights,
+            neurons=math.prod(shape) // weights,
             note=_explain(leaf, axes),
         )
     if _is_measurable(leaf.value):

@@ -1,12 +1,17 @@
 """kernel_axes, conv_kernels and dense_kernels decide only by a leaf's last name and its rank."""
 
+import subprocess
+import sys
 from typing import Any
 
+import equinox as eqx
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import nnx
 from jax.tree_util import DictKey, GetAttrKey
 
@@ -153,6 +158,32 @@ def test_exclude_marks_all_but_the_named_part_in_every_framework(name):
     assert not any(jax.tree.leaves(exclude("head")(boxed)))
 
 
+def excluded(name, params):
+    """Returns the paths of the leaves that the mask excludes."""
+    marked = jax.tree_util.tree_leaves_with_path(exclude(name)(params))
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, kept in marked if not kept
+    ]
+
+
+def test_exclude_finds_nested_modules_of_haiku_linen_and_equinox():
+    x, key = array(1, 3), jax.random.key(0)
+    model: Any = hk.transform(lambda x: hk.nets.MLP([4, 2], name="head")(x))
+    params = jax.eval_shape(model.init, key, x)
+    second = ["head/~/linear_1/b", "head/~/linear_1/w"]
+    assert excluded("linear_1", params) == excluded("head/~/linear_1", params) == second
+    assert excluded("head", params) == ["head/~/linear_0/b", "head/~/linear_0/w", *second]
+
+    model = nn.Sequential([nn.Dense(4), nn.Sequential([nn.Dense(4), nn.Dense(2)])])
+    params = jax.eval_shape(model.init, key, x)
+    second = ["params/layers_1/layers_1/bias", "params/layers_1/layers_1/kernel"]
+    assert excluded("layers_1/layers_1", params) == second
+
+    model = eqx.filter_eval_shape(lambda: eqx.nn.MLP(3, 2, 4, 1, key=key))
+    params = eqx.filter(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    assert excluded("layers/1", params) == ["layers/1/weight", "layers/1/bias"]
+
+
 def test_exclude_works_wherever_a_mask_does():
     grads = {"body": {"kernel": jnp.ones((3, 2))}, "head": {"kernel": jnp.ones((3, 2))}}
     mask = exclude("head")
@@ -218,3 +249,15 @@ def test_a_rank_without_inputs_is_refused():
 
 def test_all_public_names_exist():
     assert set(optax_gc.__all__) <= set(dir(optax_gc))
+
+
+def test_help_works_without_the_frameworks():
+    code = """
+import pydoc, sys
+sys.modules["equinox"] = sys.modules["haiku"] = None
+import optax_gc
+text = pydoc.render_doc(optax_gc)
+assert "nnx_kernel_axes(" in text and "muon_dimension_numbers(" in text
+assert "equinox_kernel_axes(" not in text and "haiku_kernel_axes(" not in text
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

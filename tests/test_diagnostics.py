@@ -267,8 +267,11 @@ def test_constraint_drift_of_training_with_and_without_gc():
 
 def test_constraint_drift_names_what_does_not_match():
     params = {"kernel": normal(4, 2)}
-    with pytest.raises(ValueError, match="initial has no leaf kernel"):
-        constraint_drift(params, {"other": normal(4, 2)})
+    for initial in ({"other": normal(4, 2)}, {"kernel": None}, {"kernel": optax.MaskedNode()}):
+        with pytest.raises(ValueError, match="initial has no leaf kernel"):
+            constraint_drift(params, initial)
+    with pytest.raises(ValueError, match=r"kernel has shape \(4, 2\) in params, \(\) in initial"):
+        constraint_drift(params, {"kernel": 0.0})
     with pytest.raises(ValueError, match=r"kernel has shape \(4, 2\) in params, \(4, 3\) in"):
         constraint_drift(params, {"kernel": normal(4, 3)})
 

@@ -1,15 +1,18 @@
 """Muon and GaLore get the right axes, as an independent Newton-Schulz on flat matrices shows."""
 
-from typing import Any
+import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import nnx
 
 import optax_gc
+from tests.helpers import apply
 from tests.linear_kinds import LINEN_KINDS, NNX_KINDS, draw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -43,7 +46,7 @@ def check(params, axes, per_head):
     numbers = optax_gc.muon_dimension_numbers(axes, per_head=per_head)
     tx = optax.contrib.muon(1.0, nesterov=False, muon_weight_dimension_numbers=numbers)
     grads = jax.tree.map(lambda p: draw(p, seed=3), params)
-    updates: Any = tx.update(grads, tx.init(params), params)[0]
+    updates = jax.jit(functools.partial(apply, tx))(grads, params)
     roles = jax.tree.leaves(
         axes.roles(params),
         is_leaf=lambda node: node is None or isinstance(node, optax_gc.AxisRoles),
@@ -115,13 +118,66 @@ def test_roles_of_grouped_queries_experts_and_what_muon_leaves_to_adam():
 def test_shapes_alone_give_the_matrices_of_convolutions_and_no_heads():
     params = {
         "conv": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)},
-        "thin": jnp.ones((1, 4)),
     }
     numbers = optax_gc.muon_dimension_numbers()(params)
     assert numbers["conv"]["kernel"] == optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
-    assert numbers["conv"]["bias"] is numbers["thin"] is None
+    assert numbers["conv"]["bias"] is None
     with pytest.raises(ValueError, match="per_head=True needs axes that identify the heads"):
         optax_gc.muon_dimension_numbers(per_head=True)
+
+
+def test_a_kernel_with_one_input_is_not_a_matrix_however_its_axes_are_found():
+    model = nnx.Dict(
+        thin=nnx.Linear(1, 4, rngs=nnx.Rngs(0)), wide=nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    )
+    params = nnx.to_pure_dict(nnx.state(model))
+    for axes in (optax_gc.kernel_axes, optax_gc.nnx_kernel_axes(model)):
+        for convert in (optax_gc.muon_dimension_numbers, optax_gc.galore_dimension_numbers):
+            numbers = convert(axes)(params)
+            assert numbers["thin"]["kernel"] is None
+            assert numbers["wide"]["kernel"] is not None
+
+
+def test_per_head_is_refused_where_no_axis_counts_heads():
+    model = eqx.nn.MultiheadAttention(2, 4, key=jax.random.key(0))
+    for axes in (
+        optax_gc.equinox_kernel_axes(model),
+        optax_gc.nnx_kernel_axes(nnx.Linear(3, 4, rngs=nnx.Rngs(0))),
+    ):
+        with pytest.raises(ValueError, match="per_head=True needs axes that identify the heads"):
+            optax_gc.muon_dimension_numbers(axes, per_head=True)
+
+
+def test_layers_that_are_not_centralized_are_still_kernels_for_muon():
+    model = nnx.Dict(
+        conv=nnx.Conv(2, 3, (5,), rngs=nnx.Rngs(0)), head=nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    )
+    params = nnx.to_pure_dict(nnx.state(model))
+    axes = optax_gc.nnx_kernel_axes(model, layers=(nnx.Conv,))
+    assert axes(params)["head"]["kernel"] is None
+    numbers = optax_gc.muon_dimension_numbers(axes)(params)
+    assert numbers["conv"]["kernel"] == optax.contrib.MuonDimensionNumbers((0, 1), (2,))
+    assert numbers["head"]["kernel"] == optax.contrib.MuonDimensionNumbers((0,), (1,))
+
+    x, key = jax.ShapeDtypeStruct((1, 7, 2), jnp.float32), jax.random.key(0)
+    linen = nn.Sequential([nn.Conv(3, (5,)), nn.Dense(4)])
+    axes = optax_gc.linen_kernel_axes(linen, key, x, layers=(nn.Conv,))
+    params = jax.eval_shape(linen.init, key, x)
+    numbers = optax_gc.muon_dimension_numbers(axes)(params)["params"]
+    assert numbers["layers_1"]["kernel"] == optax.contrib.MuonDimensionNumbers((0,), (1,))
+
+
+def test_a_kernel_of_unknown_axes_that_is_not_centralized_is_an_error_only_for_muon():
+    model = nnx.Dict(
+        conv=nnx.Conv(2, 3, (5,), rngs=nnx.Rngs(0)), head=nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    )
+    model.head.kernel = nnx.Param(jnp.ones((5, 4)))
+    params = nnx.to_pure_dict(nnx.state(model))
+    axes = optax_gc.nnx_kernel_axes(model, layers=(nnx.Conv,))
+    assert axes(params)["head"]["kernel"] is None
+    assert "left alone, not in layers: 1 leaf" in optax_gc.tabulate(params, axes)
+    with pytest.raises(ValueError, match=r"\['head'\]\['kernel'\].*belongs to Linear at head"):
+        optax_gc.muon_dimension_numbers(axes)(params)
 
 
 def test_a_stack_that_could_be_outputs_is_an_error_that_roles_resolve():
@@ -157,5 +213,5 @@ def test_galore_projects_kernels_of_every_rank_and_not_stacks():
         optax_gc.centralize(optax_gc.nnx_kernel_axes(model)),
         optax.contrib.galore(0.1, rank=2, weight_dimension_numbers=numbers),
     )
-    updates: Any = tx.update(params, tx.init(params), params)[0]
+    updates = jax.jit(functools.partial(apply, tx))(params, params)
     assert np.any(updates["conv"]["kernel"])

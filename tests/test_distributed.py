@@ -1,14 +1,12 @@
 """Two processes with two devices each compute the same as one process."""
 
-import socket
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from optax_gc import centralize
-from tests.helpers import apply
+from tests.helpers import apply, run_pair
 
 WORKER = """
 import sys
@@ -35,25 +33,19 @@ np.savez(out, **{f"{s.index[0].start or 0}_{s.index[1].start or 0}": np.asarray(
 
 @pytest.mark.parametrize("spec", ["('x', None)", "(None, 'x')"], ids=["inputs", "outputs"])
 def test_two_processes_compute_the_result_of_one(spec, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     files = [tmp_path / f"{index}.npz" for index in range(2)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, address, str(index), spec, str(file)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index, file in enumerate(files)
-    ]
-    try:
-        errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()  # or a later test would be blamed for what is left open
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
+    done = run_pair(
+        lambda address, index: [
+            sys.executable,
+            "-c",
+            WORKER,
+            address,
+            str(index),
+            spec,
+            files[index],
+        ]
+    )
+    assert [worker.returncode for worker in done] == [0, 0], [worker.stderr for worker in done]
 
     gradient = np.random.default_rng(0).normal(1, 1, (16, 8)).astype(np.float32)
     expected = np.asarray(apply(centralize((0,)), gradient))
@@ -66,3 +58,19 @@ def test_two_processes_compute_the_result_of_one(spec, tmp_path):
                 np.testing.assert_allclose(part, expected[where], atol=1e-6)
                 seen[where] = True
     assert seen.all()
+
+
+def test_two_processes_whose_port_is_taken_are_started_once_more(tmp_path):
+    code = """
+import pathlib, sys, time
+index, first = sys.argv[1], pathlib.Path(sys.argv[2])
+if index == "1" and not first.exists():
+    time.sleep(1000)  # waits for the other process
+if not first.exists():
+    first.touch()
+    sys.exit("RuntimeError: Address already in use")
+print(index)
+"""
+    command = [sys.executable, "-c", code]
+    done = run_pair(lambda address, index: [*command, str(index), tmp_path / "first"])
+    assert [process.stdout for process in done] == ["0\n", "1\n"]

@@ -33,11 +33,12 @@ def found(function, x, **kwargs):
     }
 
 
-def test_layers_of_every_kind_are_found_and_the_rest_is_left_alone_with_a_reason():
-    class Own(haiku.Module):
-        def __call__(self, x):
-            return x @ hk.get_parameter("weight", (4, 4), init=hk.initializers.Constant(1.0))
+class Own(haiku.Module):
+    def __call__(self, x):
+        return x @ hk.get_parameter("weight", (4, 4), init=hk.initializers.Constant(1.0))
 
+
+def test_layers_of_every_kind_are_found_and_the_rest_is_left_alone_with_a_reason():
     def net(x):
         x = hk.Conv2DTranspose(4, 2, stride=2)(hk.BatchNorm(True, True, 0.9)(x, is_training=True))
         x = hk.SeparableDepthwiseConv2D(1, 3)(hk.DepthwiseConv2D(1, 3)(x)).mean((1, 2))
@@ -102,6 +103,28 @@ def test_a_model_that_was_traced_before_is_traced_again():
     params = jax.eval_shape(model.init, KEY, x)
     for _ in range(2):
         assert haiku_kernel_axes(model, KEY, x)(params)["linear"]["w"] == (0,)
+
+
+def test_arguments_that_are_not_arrays_reach_the_model_as_they_are():
+    def net(x, is_training):
+        return hk.Linear(2)(hk.BatchNorm(True, True, 0.9)(x, is_training))
+
+    model, x = hk.transform_with_state(net), jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    params, _ = jax.eval_shape(lambda key, x: model.init(key, x, True), KEY, x)
+    for axes in (
+        haiku_kernel_axes(model, KEY, x, True),
+        haiku_kernel_axes(model, KEY, x, is_training=True),
+        haiku_kernel_axes(model, 0, jnp.ones((2, 4)), True),
+    ):
+        assert axes(params)["linear"]["w"] == (0,)
+
+
+def test_an_unknown_layer_inside_of_a_layer_stack_is_named():
+    axes, params = asked(
+        lambda x: hk.experimental.layer_stack(3)(lambda x: Own()(x))(x),
+        jax.ShapeDtypeStruct((2, 4), jnp.float32),
+    )
+    assert "left alone, unknown layer Own: 1 leaf, 48 weights" in tabulate(params, axes)
 
 
 @pytest.mark.parametrize("model", [None, 3, hk.Linear, lambda x: x])

@@ -35,6 +35,15 @@ def haiku():
 def stateful():
     return hk.transform_with_state(lambda x: hk.Linear(5)(hk.BatchNorm(True, True, 0.9)(x, True)))
 
+def flatten():
+    return nn.Sequential([lambda x: x.reshape(-1)])
+
+def dropout():
+    return nnx.Dropout(0.5)
+
+def with_size(size):
+    return nnx.Linear(size, size, rngs=nnx.Rngs(0))
+
 def nothing():
     return 3
 
@@ -83,6 +92,21 @@ def test_the_table_is_printed_for_every_framework(arguments, row, capsys):
         (["models_of_a_user:linen"], "pass --input SHAPE"),
         (["models_of_a_user:linen", "--input", "1,x"], "'1,x' is not a shape"),
         (["models_of_a_user:linen", "--input", "1:int99"], "'1:int99' is not a shape"),
+        (["models_of_a_user:linen", "--input=-1,3"], "'-1,3' is not a shape"),
+        (["models_of_a_user:linen", "--input", "1,,3"], "'1,,3' is not a shape"),
+        (["models_of_a_user:flatten", "--input", "1,3"], "flatten makes has no parameters"),
+        (["models_of_a_user:dropout"], "dropout makes has no parameters"),
+        (["models_of_a_user:Net", "--input", "1,3"], "leave out --input"),
+        (["models_of_a_user:equinox", "--input", "1,3"], "leave out --input"),
+        (
+            ["models_of_a_user:with_size"],
+            "with_size needs arguments (missing a required argument: 'size')",
+        ),
+        (
+            ["flax.nnx:Linear"],
+            "flax.nnx:Linear needs arguments (missing a required argument: 'in_fea",
+        ),
+        (["flax.linen:Dense", "--input", "1,3"], "flax.linen:Dense needs arguments"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, capsys):

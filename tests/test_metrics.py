@@ -74,7 +74,17 @@ def test_measures_are_logged_in_a_scan_of_plain_optax_steps():
     assert math.isfinite(float(jnp.sum(stats.max_after)))
 
 
-@pytest.mark.parametrize("wrap", ["chain", "multi_steps", "masked", "partition"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "chain",
+        "multi_steps",
+        "masked",
+        "partition",
+        "a label of the same name",
+        "a part of the same name",
+    ],
+)
 def test_metrics_are_read_from_the_state_whatever_wraps_the_chain(wrap):
     grads = {"a": {"kernel": normal(4, 2)}, "b": {"kernel": normal(3, 2, seed=1)}}
     chain = optax.chain(optax.snapshot("gc", gradient_stats), centralize(), optax.sgd(0.1))
@@ -83,6 +93,8 @@ def test_metrics_are_read_from_the_state_whatever_wraps_the_chain(wrap):
         "multi_steps": optax.MultiSteps(chain, 1),
         "masked": optax.masked(chain, {"a": True, "b": True}),
         "partition": optax.partition({"x": chain, "y": chain}, {"a": "x", "b": "y"}),
+        "a label of the same name": optax.partition({"gc": chain}, "gc"),
+        "a part of the same name": optax.named_chain(("gc", chain)),
     }[wrap]
 
     traces = []
@@ -124,6 +136,17 @@ def test_metrics_are_read_from_an_nnx_optimizer():
         f"gc/{part}{of}" for part in ("", "kernel/") for of in ("removed", "norm")
     }
     assert all(isinstance(value, jax.Array) and value.shape == () for value in metrics.values())
+
+
+def test_metrics_are_read_beside_the_moments_of_a_layer_of_the_same_name():
+    grads = {"gc": {"kernel": normal(4, 2)}}
+    tx = optax.chain(optax.snapshot("gc", gradient_stats), centralize(), optax.adam(0.1))
+    _, state = tx.update(grads, tx.init(grads))
+    assert set(read_metrics(state)) == {
+        f"gc/{part}{of}" for part in ("", "gc/kernel/") for of in ("removed", "norm")
+    }
+    with pytest.raises(ValueError, match="no snapshot 'gc'"):
+        read_metrics(optax.adam(0.1).init(grads))
 
 
 def test_metrics_of_a_state_without_a_snapshot_are_an_error():

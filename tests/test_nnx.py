@@ -1,5 +1,6 @@
 """nnx_kernel_axes finds each layer's axes, wherever the layer is."""
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from optax_gc import centralize, nnx_kernel_axes, tabulate
+from optax_gc import AxisRoles, centralize, nnx_kernel_axes, tabulate
+
+ONE: Any = np.int64(1)
 
 
 def rngs():
@@ -130,19 +133,39 @@ def test_abstract_models_and_cycles_are_walked():
     assert found(Cyclic()) == {"layer/kernel": (0,)}
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Sparse:
+    """A tree that has a shape, as a sparse matrix has."""
+
+    kernel: jax.Array
+    shape = (2, 3)
+
+
 def test_variables_may_hold_numbers_or_trees():
     class Odd(nnx.Module):
         def __init__(self):
             self.count = nnx.Variable(0)
+            self.name = nnx.Variable("odd")
+            self.scale = nnx.Param(1.0)
             self.tree = nnx.Param({"kernel": jnp.ones((2, 3))})
+            self.sparse = nnx.Param(Sparse(jnp.ones((2, 3))))
+            self.boxed = nnx.Param(nnx.Param(jnp.ones((2, 3))))
             self.layer = nnx.Linear(2, 3, rngs=rngs())
 
     model = Odd()
-    axes = nnx_kernel_axes(model)(nnx.state(model, nnx.Param))
-    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
-    assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if leaf is not None] == [
-        ("['layer']['kernel'].value", (0,))
-    ]
+    axes = nnx_kernel_axes(model)
+    for updates in (nnx.state(model, nnx.Param), nnx.state(model)):
+        leaves = jax.tree_util.tree_leaves_with_path(
+            axes(updates), is_leaf=lambda node: isinstance(node, tuple)
+        )
+        assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves] == [
+            ("['layer']['kernel'].value", (0,))
+        ]
+    tx = optax.chain(centralize(axes), optax.sgd(0.5))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    assert float(model.scale[...]) == 0.5
 
 
 def test_a_module_that_is_not_a_pytree_is_walked():
@@ -160,12 +183,30 @@ def test_a_module_that_is_not_a_pytree_is_walked():
         ({"layers/0/kernel": (0, 7)}, ValueError, r"\(0, 7\) are out of range for layers/0/kernel"),
         ({"layers/0/kernel": [0]}, TypeError, "layers/0/kernel must be a tuple of ints"),
         ({"layers/0/kernel": ("a",)}, TypeError, "layers/0/kernel must be a tuple of ints"),
+        ({"layers/0/kernel": (True,)}, TypeError, "layers/0/kernel must be a tuple of ints"),
+        ({"layers/0/kernel": AxisRoles((0,), ONE)}, TypeError, "layers/0/kernel must be a tuple"),
+        ({"layers/0/kernel": (0, -2)}, ValueError, r"\(0, -2\) contain .*layers/0/kernel.* twice"),
+        ({"layers/0/kernel": AxisRoles((0,), (0, 1))}, ValueError, "contain each axis .* once"),
+        ({"layers/0/kernel": AxisRoles((0,), ())}, ValueError, "contain each axis .* once"),
+        ({"layers/0/kernel": AxisRoles((0,), (1,), (), (7,))}, ValueError, "out of range"),
+        ({"layers/0/kernel": AxisRoles((0,), (1,), (), (0,))}, ValueError, "must be outputs"),
+        ({"layers/0/kernel": AxisRoles((0,), (1,), (), (True,))}, TypeError, "a tuple of ints"),
     ],
 )
 def test_replaced_axes_must_fit_the_model(axes, error, message):
     model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs()))
     with pytest.raises(error, match=message):
         nnx_kernel_axes(model).replace(axes)
+
+
+def test_replaced_axes_can_be_negative_and_of_numpy():
+    model = nnx.Linear(3, 4, rngs=rngs())
+    params = nnx.to_pure_dict(nnx.state(model))
+    for axes in ((-2,), (ONE - 1,), AxisRoles((-2,), (ONE,), (), (-1,))):
+        replaced = nnx_kernel_axes(model).replace({"kernel": axes})
+        assert replaced(params)["kernel"] == (0,)
+        assert replaced.roles(params)["kernel"][:2] == ((0,), (1,))
+    assert replaced.roles(params)["kernel"].heads == (1,)
 
 
 def test_replaced_leaves_are_left_alone_on_request_and_the_rest_keeps_its_reason():

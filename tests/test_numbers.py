@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from optax_gc import centralize
+from optax_gc.diagnostics import gradient_stats
 from tests.helpers import apply
 
 SHAPES = [
@@ -75,6 +76,14 @@ def test_gradients_of_eight_bits_are_centralized(name):
     result = dense(gradient)
     assert result.dtype == dtype
     np.testing.assert_array_equal(result.astype(jnp.float32), [[-1, -8], [0, -8], [1, 16]])
+
+
+def test_float64_of_numpy_becomes_float32_where_jax_does_not_enable_it():
+    gradient = gradient_of((50, 3), 2.0, np.float64)
+    result = apply(centralize(), {"kernel": gradient})["kernel"]  # without a warning
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, gradient - gradient.mean(0, keepdims=True), atol=1e-6)
+    assert gradient_stats({"kernel": gradient})["kernel"].norm_before.dtype == jnp.float32
 
 
 def test_float64_stays_float64(x64):

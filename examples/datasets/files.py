@@ -26,6 +26,9 @@ from examples.training.errors import describe
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 # More than any image of the data sets has. Decoded, these take 200 MB.
 _MOST_PIXELS = 2**26
+# An image that is longer than this times its shorter side is not a photograph, and resizing it by
+# its shorter side would make an image of gigabytes.
+_LONGEST = 100
 # What the readers of lists, pickles and images raise on broken files.
 BROKEN = (
     ArithmeticError,
@@ -79,6 +82,12 @@ class ImageFiles:
                 "image of this data set are a banner; replace the file"
             )
         image = image[: len(image) - self.cut_bottom]
+        height, width, _ = image.shape
+        if max(height, width) > _LONGEST * min(height, width):
+            raise DatasetError(
+                f"{path}: an image of {height} x {width} pixels is more than {_LONGEST} times as "
+                "long as wide; remove it from the data set"
+            )
         return {"image": image, "label": int(self.labels[index])}
 
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "ImageFiles":

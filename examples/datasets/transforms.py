@@ -15,12 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from examples.datasets.types import DatasetError
 from examples.training.errors import SettingError
 
-# An image that is longer than this times its shorter side is not a photograph, and resizing it by
-# its shorter side would make an image of gigabytes.
-_LONGEST = 100
 # No image is padded to more than this.
 _MOST_PIXELS = 2**26
 
@@ -109,18 +105,9 @@ def resize(image: np.ndarray, rng: Rng, *, height: int, width: int) -> np.ndarra
 
 
 def resize_shorter(image: np.ndarray, rng: Rng, *, size: int) -> np.ndarray:
-    """Resizes an RGB image so that its shorter side has `size` pixels, and keeps its proportions.
-
-    Raises:
-      DatasetError: the image is so long and thin that the result would take gigabytes.
-    """
+    """Resizes an RGB image so that its shorter side has `size` pixels, and keeps its proportions."""
     height, width, _ = image.shape
     shorter = min(height, width)
-    if max(height, width) > _LONGEST * shorter:
-        raise DatasetError(
-            f"an image of {height} x {width} pixels is more than {_LONGEST} times as long as wide; "
-            "remove it from the data set"
-        )
     return resize(image, rng, height=size * height // shorter, width=size * width // shorter)
 
 

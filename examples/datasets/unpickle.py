@@ -1,7 +1,8 @@
 """Reads pickles that hold only NumPy arrays and plain containers, and refuses all others.
 
-A pickle can name any function of any module and have it called. Here only the four names that a
-pickled array needs are known. They stand for functions given here, and nothing is imported.
+A pickle can name any function of any module and have it called, or give NumPy's own objects a state
+in which they read foreign memory. Here only the four names that a pickled array needs are known. They
+stand for classes given here, which only keep what the pickle says. NumPy gets it after a check.
 """
 
 import pickle
@@ -13,18 +14,50 @@ import numpy as np
 from examples.datasets.files import expect
 
 
-def _dtype(name: str, align: int = False, copy: int = False) -> np.dtype:
-    # Python 2 wrote these flags as 0 and 1, which NumPy no longer accepts.
-    return np.dtype(name, bool(align), bool(copy))
+class _DType:
+    """What a pickle says about a dtype."""
+
+    def __init__(self, name, align=False, copy=False):
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state):
+        self.order = state[1]
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # NumPy's own function, wherever this version keeps it
+class _Array:
+    """What a pickle says about an array."""
+
+    def __init__(self, kind, shape, dtype):
+        pass  # always those of an empty array, which gets its contents as a state
+
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, self.is_transposed, self.content = state
+
+    def make(self) -> np.ndarray:
+        dtype = np.dtype(self.dtype.name).newbyteorder(self.dtype.order)
+        if dtype.kind not in "buif":
+            raise pickle.UnpicklingError(f"it has an array of {dtype}, not of numbers")
+        # A string of Python 2 has been read as Latin-1.
+        content = self.content.encode("latin1") if isinstance(self.content, str) else self.content
+        order = "F" if self.is_transposed else "C"
+        return np.frombuffer(content, dtype).reshape(self.shape, order=order)
+
+
+def _make_arrays(value: Any) -> Any:
+    if isinstance(value, _Array):
+        return value.make()
+    if isinstance(value, dict):
+        return {key: _make_arrays(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_make_arrays, value))
+    return value
+
 
 _ADMITTED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # before NumPy 2
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): _DType,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,  # before NumPy 2
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
 }
 
 
@@ -49,4 +82,4 @@ def load_arrays(path: Path, what: str) -> Any:
         expect(path, f"{what}, a pickle of only arrays and plain containers"),
         path.open("rb") as f,
     ):
-        return _Unpickler(f, encoding="latin1").load()
+        return _make_arrays(_Unpickler(f, encoding="latin1").load())

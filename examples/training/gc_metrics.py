@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from examples.training.steps import Metrics
-from optax_gc.diagnostics import gradient_stats, share_removed
+from optax_gc.diagnostics import gradient_stats, read_metrics
 
 
 def measure_gc(grads: Any, axes: Any) -> Metrics:
@@ -21,13 +19,9 @@ def measure_gc(grads: Any, axes: Any) -> Metrics:
       as "gc/share_removed".
     """
     stats = gradient_stats(grads, axes)
-    before, after = (
-        jnp.linalg.norm(jnp.stack([getattr(kernel, norm) for kernel in stats.values()]))
-        for norm in ("norm_before", "norm_after")
-    )
     measured = {
         f"gc/{path}/{name}": value
         for path, kernel in stats.items()
         for name, value in kernel._asdict().items()
     }
-    return {**measured, "gc/share_removed": share_removed(before, after)}
+    return {**measured, "gc/share_removed": read_metrics({"gc": stats})["gc/removed"]}

@@ -29,7 +29,7 @@ def require_commit() -> None:
     """Checks that this code is that of a commit, as far as Git is at hand.
 
     Raises:
-      SettingError: Python files have changed since the last commit.
+      SettingError: Python files have changed since the last commit, or are not in it.
     """
     if (commit() or "").endswith("-dirty"):
         raise SettingError(
@@ -39,9 +39,9 @@ def require_commit() -> None:
 
 
 def commit() -> str | None:
-    """Returns the commit of this code, with "-dirty" after it if Python files have changed since.
+    """Returns the commit of this code, with "-dirty" after it if Python files differ from it.
 
-    Only Python files count, so a run that adds to the committed results does not make the next run
+    These are files that have changed and files that are new. Only Python files count, so a run that adds to the committed results does not make the next run
     dirty. Returns None outside of a Git repository, or without Git.
     """
 
@@ -52,9 +52,9 @@ def commit() -> str | None:
 
     try:
         head = git("rev-parse", "HEAD")
-        changed = git("diff", "--quiet", "HEAD", "--", ":/*.py")
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", ":/*.py")
     except OSError:
         return None
     if head.returncode:
         return None
-    return head.stdout.strip() + "-dirty" * bool(changed.returncode)
+    return head.stdout.strip() + "-dirty" * bool(changed.returncode or changed.stdout)

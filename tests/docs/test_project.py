@@ -55,7 +55,7 @@ def test_the_release_workflow_writes_the_address_of_the_repository(tmp_path):
     after = (tmp_path / "README.md").read_text(encoding="utf-8")
     targets = [re.findall(r"\]\(([^)\s]+)\)", page) for page in (before, after)]
     assert len(targets[0]) == len(targets[1]) > 10
-    assert all(target.startswith("https://") for target in targets[1])
+    assert all(target.startswith(("https://", "#")) for target in targets[1])
     assert f"({address}/blob/v1.2.3/docs/when.md)" in after
     assert f"]({address}/raw/v1.2.3/examples/quickstart.png)" in after
     badge = f"{address}/actions/workflows/ci.yml"
@@ -117,3 +117,23 @@ def test_each_version_of_the_site_has_a_folder_and_the_newest_tag_is_stable(chec
     versions = json.loads(served["versions.json"])
     assert [each["version"] for each in versions] == ["v0.10.0", "v0.9.0", "v0.2.1", "dev"]
     assert versions[0]["url"] == "https://example.org/docs/v0.10.0/"
+
+
+def test_a_version_with_a_suffix_is_never_the_stable_one(checkout):
+    served = publish(checkout, "v1.0.0rc1", "candidate")
+    assert "stable/index.html" not in served
+    assert "url=v1.0.0rc1/" in served["index.html"]
+    for version in ("v1.0.0", "v1.0.0rc2"):
+        served = publish(checkout, version, version)
+    assert served["v1.0.0rc2/index.html"] == "v1.0.0rc2"
+    assert served["stable/index.html"] == "v1.0.0"
+    assert "url=stable/" in served["index.html"]
+    versions = json.loads(served["versions.json"])
+    assert [each["version"] for each in versions] == ["v1.0.0", "v1.0.0rc2", "v1.0.0rc1"]
+    assert [each["preferred"] for each in versions] == [True, False, False]
+
+
+def test_ruff_has_one_version_in_every_place():
+    (dev,) = (each for each in PROJECT["optional-dependencies"]["dev"] if each.startswith("ruff"))
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert dev == "ruff==" + re.findall(r"ruff-pre-commit\s+rev: v(\S+)", hooks)[0]

@@ -130,9 +130,14 @@ def tiny(name, classes):
     return datasets.Dataset(name, "train", tuple(map(str, range(classes))), images)
 
 
-@pytest.mark.parametrize("gc", ["off", "conv", "conv+fc"])
 @pytest.mark.parametrize(
-    "name", ["table1-resnet18", "table2-adagrad", "table3-resnet50-gn", "figure5-bn-ws"]
+    ("name", "gc"),
+    [
+        ("table1-resnet18", "off"),
+        ("table2-adagrad", "conv"),
+        ("table3-resnet50-gn", "conv+fc"),
+        ("figure5-bn-ws", "conv"),
+    ],
 )
 def test_a_run_can_be_built_with_gc_anywhere(name, gc):
     config = dataclasses.replace(PRESETS[name][1], gc=gc, width=4)

@@ -55,7 +55,7 @@ class Python2Pickler(_Pickler):
 
     def reducer_override(self, obj):
         if isinstance(obj, np.dtype):
-            return np.dtype, (obj.str[1:], 0, 1), (3, "|", None, None, None, -1, -1, 0)
+            return np.dtype, (obj.str[1:], 0, 1), (3, obj.str[0], None, None, None, -1, -1, 0)
         return NotImplemented
 
 

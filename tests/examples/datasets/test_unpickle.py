@@ -14,6 +14,8 @@ from tests.examples.datasets.builders import python2_pickle
 VALUE = {
     "bytes": np.arange(300, dtype=np.uint8).reshape(3, 100),
     "floats": np.linspace(0, 1, 5),
+    "transposed": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+    "nothing": np.empty((0, 3), np.float16),
     "nested": [("a", 1), {"b": 2.5, "c": None}, [True, "ü"]],
 }
 
@@ -29,7 +31,7 @@ def test_arrays_and_containers_come_back(tmp_path, protocol):
     (tmp_path / "file").write_bytes(content)
     back = load_arrays(tmp_path / "file", "a test's file")
     assert back.keys() == VALUE.keys()
-    for key in ("bytes", "floats"):
+    for key in ("bytes", "floats", "transposed", "nothing"):
         np.testing.assert_array_equal(back[key], VALUE[key])
         assert back[key].dtype == VALUE[key].dtype
     assert back["nested"] == VALUE["nested"]
@@ -65,3 +67,47 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path, attack, 
     assert os.listdir(tmp_path) == ["file"]
     pickle.loads(path.read_bytes())
     assert len(os.listdir(tmp_path)) == 2  # an ordinary unpickler runs it: the attack is one
+
+
+class AsBuilt:
+    """An object whose pickle calls a function, and gives a state to the result."""
+
+    def __init__(self, function, arguments, state):
+        self.built = function, arguments, state
+
+    def __reduce__(self):
+        return self.built
+
+
+RECONSTRUCT = np.empty(0).__reduce__()[0]
+BYTES = np.dtype("u1")
+# A dtype of one-byte numbers that becomes one of objects by its state.
+DISGUISED = AsBuilt(
+    np.dtype, ("u1", False, True), (3, "|", None, ("a",), {"a": (BYTES, 0)}, 8, 1, 63)
+)
+FORGERIES = {
+    "called as a class": Call(np.ndarray, (1,), "O", b"address!"),
+    "objects": AsBuilt(
+        RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, b"address!")
+    ),
+    "disguised": AsBuilt(
+        RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), DISGUISED, False, b"8" * 8)
+    ),
+    "a record": AsBuilt(
+        RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("u1,O"), False, b"address!!")
+    ),
+    "without contents": AsBuilt(
+        RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1 << 20,), BYTES, False, None)
+    ),
+    "too short": AsBuilt(
+        RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (9,), BYTES, False, b"address!")
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES.keys())
+def test_an_array_that_would_read_foreign_memory_is_refused(tmp_path, forgery):
+    path = tmp_path / "file"
+    path.write_bytes(pickle.dumps(forgery, 4))
+    with pytest.raises(DatasetError, match=rf"{path}: expected a test's file.*reading it failed"):
+        load_arrays(path, "a test's file")

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import optax_gc
 from examples import models
 from examples.models import pretrained
 from examples.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -63,15 +64,43 @@ def test_the_list_of_nets_is_complete():
     assert {(name, stem) for name in models.NAMES for stem in models.forms(name)} == set(PARAMETERS)
 
 
+@functools.cache
+def abstract(name, stem, **options):
+    classes = 1000 if stem == "imagenet" else 100
+    return nnx.eval_shape(
+        lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0), **options)
+    )
+
+
 @pytest.mark.parametrize(("name", "stem"), PARAMETERS)
 def test_parameter_counts_and_torch_keys(name, stem):
-    classes = 1000 if stem == "imagenet" else 100
-    model = nnx.eval_shape(
-        lambda: models.create(name, num_classes=classes, stem=stem, rngs=nnx.Rngs(0))
-    )
+    model = abstract(name, stem)
     assert parameters(model) == PARAMETERS[name, stem]
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))]
     assert len({pretrained._torch_key(model, path) for path in paths}) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "options"),
+    [
+        *((name, stem, {}) for name, stem in PARAMETERS),
+        ("resnet18", "imagenet", {"weight_standardization": True, "norm": "gn"}),
+        ("vgg11", "imagenet", {"weight_standardization": True, "frozen_bn": True}),
+    ],
+)
+def test_every_kernel_is_centralized_over_its_inputs_and_nothing_else(name, stem, options):
+    model = abstract(name, stem, **options)
+    state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    axes = optax_gc.nnx_kernel_axes(model)(state)
+
+    def check(path, leaf, its_axes):
+        if path[-1].key == "kernel":
+            assert its_axes == tuple(range(leaf.ndim - 1))
+        else:
+            assert path[-1].key in ("bias", "scale")
+            assert its_axes is None
+
+    jax.tree_util.tree_map_with_path(check, state, axes)
 
 
 def test_default_width_of_the_small_nets_is_16_and_of_others_64():

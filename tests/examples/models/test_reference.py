@@ -6,6 +6,7 @@ import math
 import zlib
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -35,6 +36,12 @@ def draw(key, shape, kind, multiplier=1.0):
     return (values * multiplier).astype(np.float32)
 
 
+def zeros(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
+    return jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
+
+
 def load(name):
     """Returns a net with its weights made again, its images (NHWC) and PyTorch's results."""
     net = NETS[name]
@@ -44,13 +51,17 @@ def load(name):
         digest.update(key.encode() + value.tobytes())
     assert digest.hexdigest() == net["weights_sha256"]
 
-    model = models.create(
-        net["net"],
-        num_classes=net["num_classes"],
-        stem=net["stem"],
-        rngs=nnx.Rngs(0),
-        **net["options"],
+    # To draw weights that are replaced at once would take most of the time.
+    model = nnx.eval_shape(
+        lambda: models.create(
+            net["net"],
+            num_classes=net["num_classes"],
+            stem=net["stem"],
+            rngs=nnx.Rngs(0),
+            **net["options"],
+        )
     )
+    nnx.update(model, jax.tree.map(zeros, nnx.state(model)))
     pretrained.load_torch_state(model, state)
     model.set_attributes(nnx.Dropout, rate=0.0, raise_if_not_found=False)
     seed = zlib.crc32(f"input:{net['input']}".encode())

@@ -5,12 +5,12 @@ from tests.examples.killing import kill_and_continue
 STEPS = 100
 
 
-def test_a_run_killed_twelve_times_ends_like_one_that_was_not(tmp_path):
+def test_a_run_killed_six_times_ends_like_one_that_was_not(tmp_path):
     lines = kill_and_continue(
         tmp_path,
         "examples.train_classifier",
         ["digits", "--epochs", "4", "--width", "4"],
-        kills=12,
+        kills=6,
         every=4,
         steps=10,
         imports=[

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 
@@ -19,51 +17,41 @@ from examples.training.checkpoints import read_variables
 from examples.training.loop import train
 from examples.training.sharding import make_mesh
 from tests.examples.programs import ENVIRONMENT
+from tests.helpers import run_pair
 
 CONFIG = dataclasses.replace(PRESETS["digits"][1], width=4, batch_size=48, epochs=1)
 
 
-def pair(tmp_path, *, interrupt=False):
+def pair(tmp_path, compiled_once, *, interrupt=False):
     """Runs the program as two processes.
 
     Args:
       tmp_path: the folder of the folder of the run.
+      compiled_once: the variables that let both processes and later runs share compiled programs.
       interrupt: press Ctrl-C in the first process, before its first step.
 
     Returns:
       The exit code of each process, the results that each printed, and the errors that it printed
       beside what Gloo prints.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "2"}
     flags = "--width 4 --batch-size 48 --epochs 1 --fsdp 2 --log-every 5 --distributed"
     command = [sys.executable, "-W", "error", "-m", "examples.train_classifier", "digits"]
-    command += [*flags.split(), "--out", tmp_path / "two", "--coordinator", address]
-    programs = [
-        subprocess.Popen(
-            [*command, "--processes", "2", "--process", str(index)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        if interrupt:
-            # From here on, Ctrl-C waits for the end of a step.
-            while not (tmp_path / "two/checkpoints").exists() and programs[0].poll() is None:
-                time.sleep(0.05)
-            programs[0].send_signal(signal.SIGINT)
-        outputs = [program.communicate(timeout=300) for program in programs]
-    finally:
-        for program in programs:
-            program.kill()
-    codes = [program.returncode for program in programs]
-    results = [re.findall(r'\{"run".*\}', output) for output, _ in outputs]
-    return codes, results, [error for _, error in outputs]
+    command += [*flags.split(), "--processes", "2", "--out", tmp_path / "two"]
+
+    def press(programs):
+        # From here on, Ctrl-C waits for the end of a step.
+        while not (tmp_path / "two/checkpoints").exists() and programs[0].poll() is None:
+            time.sleep(0.05)
+        programs[0].send_signal(signal.SIGINT)
+
+    done = run_pair(
+        lambda address, index: [*command, "--process", str(index), "--coordinator", address],
+        meanwhile=press if interrupt else lambda programs: None,
+        environment=ENVIRONMENT | compiled_once | {"JAX_NUM_CPU_DEVICES": "2"},
+    )
+    codes = [program.returncode for program in done]
+    results = [re.findall(r'\{"run".*\}', program.stdout) for program in done]
+    return codes, results, [program.stderr for program in done]
 
 
 def losses(folder):
@@ -72,13 +60,13 @@ def losses(folder):
 
 
 @pytest.mark.eight_devices
-def test_two_processes_that_are_stopped_and_continued_make_the_run_of_one(tmp_path):
+def test_two_processes_that_are_stopped_and_continued_make_the_run_of_one(tmp_path, compiled_once):
     one, two = tmp_path / "one", tmp_path / "two"
     job = Trainer(make_mesh(2, 2)).prepare(CONFIG).job
     train(job, one, log_every=5, console=Console(quiet=True))
 
     # Ctrl-C in one of them stops both after the same step, which is saved.
-    codes, results, errors = pair(tmp_path, interrupt=True)
+    codes, results, errors = pair(tmp_path, compiled_once, interrupt=True)
     assert codes == [1, 1], errors
     assert results == [[], []]
     message = (
@@ -88,7 +76,7 @@ def test_two_processes_that_are_stopped_and_continued_make_the_run_of_one(tmp_pa
     assert stopped[1] == str(two / "checkpoints" / stopped[0])
     assert (two / "checkpoints" / stopped[0]).is_dir()
 
-    codes, ((told,), silent), errors = pair(tmp_path)
+    codes, ((told,), silent), errors = pair(tmp_path, compiled_once)
     assert codes == [0, 0], errors
     assert silent == [], "one process tells the result"
     result = json.loads(told)

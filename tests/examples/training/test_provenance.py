@@ -28,6 +28,13 @@ def test_a_commit_is_dirty_where_code_is_changed_and_not_where_results_are(tmp_p
     assert provenance.commit() == clean
     code.write_text("x = 2\n")
     assert provenance.commit() == f"{clean}-dirty"
+    code.write_text("x = 1\n")
+    assert provenance.commit() == clean
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "results.jsonl").write_text("{}\n")
+    assert provenance.commit() == clean
+    (tmp_path / "new" / "code.py").write_text("x = 3\n")
+    assert provenance.commit() == f"{clean}-dirty"
 
 
 def test_a_machine_without_git_has_no_commit(monkeypatch):

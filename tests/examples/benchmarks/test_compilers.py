@@ -1,7 +1,7 @@
 """Tests what the compilers for TPU and GPU make of an update step. Neither card is needed.
 
 The compilers are wheels: ``python -m pip install ".[test,tpu,cuda-compiler]"``, then
-``python -m pytest -m compilers``. Linux on x86-64 only.
+``python -m pytest -m compilers tests/examples/benchmarks``. Linux on x86-64 only.
 """
 
 import functools
