@@ -34,8 +34,8 @@ def nnx_kernel_axes(
     ``nnx.scan`` add are found by comparison with the layer's own kernel shape, and each layer
     of a stack is centralized separately. If several axes could be the stack, as for the output
     of an attention of 12 heads in a stack of 12 layers, the kernel is taken to be stacked like
-    the other kernels nearby, or along its first axes if there are none, and ``tabulate`` says
-    so. Pass ``stacks`` to choose the axes yourself. In a dimension with a stride above 1, a
+    the other kernels of the same part of the model, or along its first axes if there are none,
+    and ``tabulate`` says so. Pass ``stacks`` to choose the axes yourself. In a dimension with a stride above 1, a
     ConvTranspose is not averaged over its taps, because each tap belongs to a neuron of its own
     (if the stride is smaller than the kernel, to one of a few).
 

@@ -5,12 +5,30 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import optax
+from flax import nnx
+
+from optax_gc import nnx_kernel_axes
 
 
 def apply(tx: optax.GradientTransformation, updates: Any, params: Any = None) -> Any:
     """Returns the updates after the first step of a transformation."""
     return tx.update(updates, tx.init(updates if params is None else params), params)[0]
+
+
+def rngs() -> nnx.Rngs:
+    """Returns the random numbers of a model that a test makes."""
+    return nnx.Rngs(0)
+
+
+def found(model: nnx.Module, **kwargs: Any) -> dict[str, Any]:
+    """Returns the axes that nnx_kernel_axes finds, by path, of all leaves that are centralized."""
+    axes = nnx_kernel_axes(model, **kwargs)(nnx.state(model, nnx.Param))
+    flat = jax.tree_util.tree_leaves_with_path(
+        nnx.to_pure_dict(axes), is_leaf=lambda node: isinstance(node, tuple)
+    )
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def run_pair(

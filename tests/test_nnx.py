@@ -14,21 +14,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from optax_gc import AxisRoles, centralize, nnx_kernel_axes, tabulate
+from tests.helpers import found, rngs
 
 ONE: Any = np.int64(1)
-
-
-def rngs():
-    return nnx.Rngs(0)
-
-
-def found(model, **kwargs):
-    """Returns the axes by path of all leaves that are centralized."""
-    axes = nnx_kernel_axes(model, **kwargs)(nnx.state(model, nnx.Param))
-    flat = jax.tree_util.tree_leaves_with_path(
-        nnx.to_pure_dict(axes), is_leaf=lambda node: isinstance(node, tuple)
-    )
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 LAYERS = [

@@ -11,19 +11,7 @@ import pytest
 from flax import nnx
 
 from optax_gc import centralize, nnx_kernel_axes
-
-
-def rngs():
-    return nnx.Rngs(0)
-
-
-def found(model, **kwargs):
-    """Returns the axes by path of all leaves that are centralized."""
-    axes = nnx_kernel_axes(model, **kwargs)(nnx.state(model, nnx.Param))
-    flat = jax.tree_util.tree_leaves_with_path(
-        nnx.to_pure_dict(axes), is_leaf=lambda node: isinstance(node, tuple)
-    )
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+from tests.helpers import found, rngs
 
 
 class Block(nnx.Module):

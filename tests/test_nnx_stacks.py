@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from optax_gc import nnx_kernel_axes, tabulate
-from tests.test_nnx import found, rngs
+from tests.helpers import found, rngs
 
 
 def stacked(make, size, axis):
