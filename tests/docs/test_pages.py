@@ -114,7 +114,11 @@ def test_every_notebook_begins_by_installing_what_it_imports(notebook):
 
 def test_the_reference_lists_every_public_name():
     reference = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"^(?:\.\. auto(?:function|class):: )optax_gc\.([\w.]+)$", reference, re.MULTILINE))
+    listed = set(
+        re.findall(
+            r"^(?:\.\. auto(?:function|class):: )optax_gc\.([\w.]+)$", reference, re.MULTILINE
+        )
+    )
     public = {name for name in optax_gc.__all__ if name != "diagnostics"}
     diagnostics = {
         f"diagnostics.{name}"
