@@ -140,4 +140,12 @@ def _draw_tuned(axes: Axes, findings: list[Finding]) -> None:
         )
         for arm, label in _CONTROL_LABELS.items()
     ]
-    axes.legend(handles=[*handles, *spans], fontsize=8, frameon=False, loc="lower right")
+    # Below the panel, because every corner has results.
+    axes.legend(
+        handles=[*handles, *spans],
+        fontsize=8,
+        frameon=False,
+        ncols=3,
+        loc="upper center",
+        bbox_to_anchor=(0.4, -0.045),
+    )
