@@ -38,7 +38,7 @@ class Command:
     """Leave out objects whose score is not above this, which is from 0 to 1."""
     class_names: Path | None = None
     """A text file with the name of a class on each line, without the background. By default the
-    names are those of a finished run, or those of COCO for 91 classes, and else numbers."""
+    names are those of a finished run, or those of COCO for 91 classes, and otherwise numbers."""
     norm_epsilon: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """The number that batch normalization adds to variances. By default it is 1e-5 for detectors
     with v2 in the name, and 0 for the others, because torchvision does the same with the weights

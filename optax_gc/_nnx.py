@@ -35,9 +35,9 @@ def nnx_kernel_axes(
     of a stack is centralized separately. If several axes could be the stack, as for the output
     of an attention of 12 heads in a stack of 12 layers, the kernel is taken to be stacked like
     the other kernels of the same part of the model, or along its first axes if there are none,
-    and ``tabulate`` says so. Pass ``stacks`` to choose the axes yourself. In a dimension with a stride above 1, a
-    ConvTranspose is not averaged over its taps, because each tap belongs to a neuron of its own
-    (if the stride is smaller than the kernel, to one of a few).
+    and ``tabulate`` says so. Pass ``stacks`` to choose the axes yourself. In a dimension with a
+    stride above 1, a ConvTranspose is not averaged over its taps, because each tap belongs to a
+    neuron of its own (if the stride is smaller than the kernel, to one of a few).
 
     Embeddings, biases and scales are left alone. So are the arrays of a layer that is not
     known; :func:`optax_gc.tabulate` lists them. Pass their axes by path::

@@ -20,6 +20,7 @@ from examples.detection.splits import make_preparation
 from examples.detection.task import create_model
 from examples.training.checkpoints import CheckpointError, read_variables
 from examples.training.errors import UserError, describe
+from examples.training.settings import from_json
 
 # Its outputs are the classes, with the background.
 _CLASSIFIER = "box_predictor/cls_score/bias"
@@ -55,9 +56,7 @@ def read_run(folder: Path, *, score_threshold: float) -> Trained:
       UserError: the folder is not that of such a run, or a file in it is damaged.
     """
     try:
-        content = json.loads((folder / "config.json").read_text("utf-8"))
-        lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
-        config = Config(**content | lists)
+        config = from_json(Config, json.loads((folder / "config.json").read_text("utf-8")))
     except (AttributeError, OSError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{folder / 'config.json'}: these are not the settings of a run of "

@@ -18,7 +18,7 @@ from examples.experiments.columns import Column, Experiment, Scale
 from examples.experiments.definitions import EXPERIMENTS, find
 from examples.experiments.observations import OBSERVERS
 from examples.experiments.outcomes import choose, estimate_seconds
-from examples.experiments.store import Record, ResultsError, Store, locked, results_path
+from examples.experiments.store import Record, Store, locked, require_same_net, results_path
 from examples.training.errors import DivergedError
 from examples.training.folder import open_folder, write_result
 from examples.training.loop import Finished, train
@@ -234,11 +234,9 @@ def _name_start(config: Any, plan: Plan, store: Store, work: Path) -> Record:
     folder = _folder(plan.sources[config.pretrained], work)
     digest = digest_net(folder)
     others = (store.get(other) or {} for other in store if other.pretrained == config.pretrained)
-    if {record.get("start", digest) for record in others} - {digest}:
-        raise ResultsError(
-            f"{store.path}: results start from another {config.pretrained} than the one in {folder}. Put "
-            "that net back, or delete these lines to make their runs again"
-        )
+    # Older results do not name their net.
+    starts = {record.get("start", digest) for record in others}
+    require_same_net(store.path, starts, digest, folder)
     return {"start": digest}
 
 

@@ -13,6 +13,7 @@ from examples.classification.config import Config
 from examples.experiments.columns import Scale
 from examples.training.errors import SettingError, UserError
 from examples.training.files import exclusive_lock
+from examples.training.settings import from_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -127,6 +128,25 @@ class Store:
         self._keep(config, json.loads(line))
 
 
+def require_same_net(path: Path, starts: set[str | None], digest: str, folder: Path) -> None:
+    """Checks that results start from the net that is in a folder, and not from another one.
+
+    Args:
+      path: the file of the results.
+      starts: the digests of the nets that its results start from.
+      digest: that of the net in the folder.
+      folder: the folder.
+
+    Raises:
+      ResultsError: a result starts from another net.
+    """
+    if starts - {digest}:
+        raise ResultsError(
+            f"{path}: results start from another net than the one in {folder}. Put that net back, or "
+            "delete their lines to make the runs again"
+        )
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keeps other processes from making the runs of the same file of results.
@@ -161,12 +181,8 @@ def _parse(line: bytes, config_type: type[Any]) -> tuple[Any, Record]:
         raise TypeError(f"it is a {type(record).__name__} and not an object")
     if not isinstance(record["config"], dict):
         raise TypeError(f"config is {record['config']!r} and not an object")
-    # JSON has no tuples. A setting that is newer than the result has its default.
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record["config"].items()
-    }
-    config = config_type(**fields)
+    # A setting that is newer than the result has its default.
+    config = from_json(config_type, record["config"])
     if not isinstance(record["seconds"], int | float) or not 0 <= record["seconds"] < math.inf:
         raise ValueError(f"seconds is {record['seconds']!r}")
     for name, value in record.items():

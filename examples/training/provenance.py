@@ -41,8 +41,9 @@ def require_commit() -> None:
 def commit() -> str | None:
     """Returns the commit of this code, with "-dirty" after it if Python files differ from it.
 
-    These are files that have changed and files that are new. Only Python files count, so a run that adds to the committed results does not make the next run
-    dirty. Returns None outside of a Git repository, or without Git.
+    These are files that have changed and files that are new. Only Python files count, so a run that
+    adds to the committed results does not make the next run dirty. Returns None outside of a Git
+    repository, or without Git.
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,8 @@
 """The settings that every trainer has, such as the epochs, the optimizer and the centralization."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from examples.training.errors import SettingError
 
@@ -10,9 +11,22 @@ Schedule = Literal["constant", "step", "cosine"]
 GC = Literal["off", "conv", "conv+fc", "optax.centralize"]
 
 
+AnySettings = TypeVar("AnySettings")
+
+
+def from_json(kind: type[AnySettings], fields: Mapping[str, Any]) -> AnySettings:
+    """Returns settings from their JSON form, which has lists in the place of tuples.
+
+    Raises:
+      TypeError: a field is not one of these settings, or one is missing.
+      SettingError: a setting is not possible.
+    """
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings that decide the numbers of a run, up to rounding. A trainer adds its own."""
+    """All settings that determine the results of a run, up to rounding. A trainer adds its own."""
 
     epochs: int
     """The number of passes over the training images."""

@@ -1,7 +1,5 @@
 """The sections of the sweep's report on the controls, in Markdown."""
 
-from collections.abc import Callable
-
 from examples.experiments.markdown import make_table, show_difference
 from examples.experiments.statistics import LEVEL, Difference, adjust
 from examples.experiments.sweep.arms import CONTROLS, Arm
@@ -43,9 +41,9 @@ def _write_counts(findings: list[Finding]) -> str:
     rows = []
     for index, title in enumerate(_RATES):
         for arm in CONTROLS:
-            to_none = _count(findings, lambda one, a=arm, i=index: one.effects.controls[a][i])
-            to_gc = _count(findings, lambda one, a=arm, i=index: one.effects.beyond[a][i])
-            rows.append((title, arm.replace("_", " "), *to_none, *to_gc))
+            to_none = [finding.effects.controls[arm][index] for finding in findings]
+            to_gc = [finding.effects.beyond[arm][index] for finding in findings]
+            rows.append((title, arm.replace("_", " "), *_count(to_none), *_count(to_gc)))
     header = (
         *("learning rate", "control"),
         *("control below no change", "above"),
@@ -63,12 +61,9 @@ def summarize_controls(findings: list[Finding]) -> str:
     texts = []
     for index in range(len(_RATES)):
         counts = [
-            _count(findings, lambda one, a=arm, i=index: one.effects.beyond[a][i])
-            for arm in CONTROLS
+            _count([finding.effects.beyond[arm][index] for finding in findings]) for arm in CONTROLS
         ]
-        for values in zip(*counts, strict=True):
-            first, second, third = values
-            texts.append(f"{first}, {second} and {third}")
+        texts += [f"{a}, {b} and {c}" for a, b, c in zip(*counts, strict=True)]
     below, above, later_below, later_above = texts
     return (
         "- Is it the mean that matters? Controls remove a random direction, make the gradients as short as GC "
@@ -82,10 +77,8 @@ def _significant(differences: list[Difference]) -> list[bool]:
     return [p_value < LEVEL for p_value in adjust([one.p_value for one in differences])]
 
 
-def _count(findings: list[Finding], pick: Callable[[Finding], Difference]) -> tuple[int, int]:
-    """Returns in how many tasks a difference is below 0, and above 0, after Holm's correction."""
-    differences = [pick(finding) for finding in findings]
-    found = [
-        one.mean for one, sure in zip(differences, _significant(differences), strict=True) if sure
-    ]
+def _count(differences: list[Difference]) -> tuple[int, int]:
+    """Returns how many differences are below 0, and above 0, after Holm's correction."""
+    marks = _significant(differences)
+    found = [one.mean for one, sure in zip(differences, marks, strict=True) if sure]
     return sum(mean < 0 for mean in found), sum(mean > 0 for mean in found)

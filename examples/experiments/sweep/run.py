@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from examples.experiments.store import RESULTS, ResultsError, locked
+from examples.experiments.store import RESULTS, locked, require_same_net
 from examples.training.errors import report_errors
 
 if TYPE_CHECKING:
@@ -104,11 +104,8 @@ def _start_net(results: "TaskResults", data_dir: Path | None) -> dict[str, str]:
 
     pretrain(data_dir)
     digest = digest_net(FOLDER)
-    if {record.get("pretrained") for record in results.store.records()} - {digest}:
-        raise ResultsError(
-            f"{results.store.path}: these results start from another net than the one in {FOLDER}. "
-            "Put that net back, or delete the file to make all of its runs again"
-        )
+    starts = {record.get("pretrained") for record in results.store.records()}
+    require_same_net(results.store.path, starts, digest, FOLDER)
     return {"pretrained": digest}
 
 

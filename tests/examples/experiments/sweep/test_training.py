@@ -24,6 +24,7 @@ def make_task(**changes):
         "name": "digits",
         "family": "mlp",
         "norm": "layer",
+        "dataset": "digits",
         "load": load_few_digits,
         "optimizer": "sgdm",
         "batch_size": 20,
