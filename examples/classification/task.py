@@ -262,6 +262,7 @@ def make_job(
             process_count=jax.process_count(),
         ),
         progress=_PROGRESS,
+        data={"training": data.train.source.digest(), "evaluation": data.test.source.digest()},
     )
 
 

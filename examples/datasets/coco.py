@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from examples.datasets.files import check_names, decode, expect, find_folder
+from examples.datasets.digest import digest_of_data
+from examples.datasets.files import check_images, check_names, decode, expect, find_folder
 from examples.datasets.outlines import (
     Segmentation,
     draw_mask,
@@ -103,6 +104,16 @@ class Coco:
         masks = [draw_mask(outline, size) for outline in outlines]
         return np.stack(masks) if masks else np.zeros((0, *size), bool)
 
+    def digest(self, rows: np.ndarray) -> str:
+        """Returns a digest of some images and of all objects, and not of pixels or outlines.
+
+        Args:
+          rows: the places of the images, in their order.
+        """
+        names = [self.names[int(row)] for row in rows]
+        arrays = (self.sizes[rows], self.first, self.boxes, self.labels)
+        return digest_of_data(names, self.class_names, *arrays)
+
 
 def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco:
     """Reads `annotations/instances_SPLIT.json` of a folder; its images are in the folder SPLIT.
@@ -114,7 +125,7 @@ def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco
 
     Raises:
       DatasetError: a file is missing, or an annotation is broken. The message names the file and
-        the number of the image or the object.
+        the number of the image or the object. Or an image is missing or cut short.
     """
     folder = find_folder(data_dir, "coco", ORIGIN)
     return read_coco(
@@ -150,6 +161,7 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
             f"{image_dir / names[missing]}: no such file; expected image {images[missing]['id']} "
             f"of {path}"
         )
+    check_images(image_dir, names)
 
     kept: list[tuple[int, int, np.ndarray, int, Segmentation]] = []
     for entry in annotations:

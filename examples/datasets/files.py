@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from examples.datasets.archives import describe_archives
+from examples.datasets.digest import digest_of_data
 from examples.datasets.types import DatasetError, Example
 from examples.training.errors import describe
 
@@ -94,6 +95,10 @@ class ImageFiles:
         """Returns the images at `indices`, in that order, with new labels."""
         names = [self.names[index] for index in indices]
         return dataclasses.replace(self, names=names, labels=labels)
+
+    def digest(self) -> str:
+        """Returns a digest of the names and labels, and not of the pixels."""
+        return digest_of_data(self.names, self.labels)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+from examples.datasets.digest import digest_of_data
 from examples.training.errors import UserError
 
 
@@ -40,6 +41,14 @@ class Source(Protocol):
         """Returns the examples at `indices`, in that order, with new labels."""
         ...
 
+    def digest(self) -> str:
+        """Returns a digest of which examples these are, and in which order.
+
+        Images in memory count with their pixels, and image files with their names only, because
+        it would take long to read them all.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
@@ -67,6 +76,10 @@ class Arrays:
     def take(self, indices: np.ndarray, labels: np.ndarray) -> "Arrays":
         """Returns the images at `indices`, in that order, with new labels."""
         return Arrays(self.images[indices], labels)
+
+    def digest(self) -> str:
+        """Returns a digest of the images and labels."""
+        return digest_of_data(self.images, self.labels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

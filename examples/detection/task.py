@@ -360,5 +360,9 @@ def make_task(
         evaluate=evaluate,
         batches=pipeline.train_batches(plan, epochs=config.epochs, **share),
         progress=_PROGRESS if config.masks else {"loss": _PROGRESS["loss"]},
+        data={
+            "training": data.train.digest(data.train_rows),
+            "evaluation": data.test.digest(data.test_rows),
+        },
     )
     return Task(config, data, compiled, job, lambda: last[0] if last else None)

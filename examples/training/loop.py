@@ -38,6 +38,8 @@ class Job(NamedTuple):
       evaluate: from a state to metrics by name. A DivergedError of it says what is not finite.
       batches: the training batches of this process, without end.
       progress: how the progress bar writes a metric: {"loss": "loss {:.4f}"}.
+      data: a digest of the data, by what it is for: {"training": "2f1c…", "evaluation": "09ab…"}. A run
+        continues only with the data it began with.
     """
 
     epochs: int
@@ -51,6 +53,7 @@ class Job(NamedTuple):
     evaluate: Callable[[State], Mapping[str, float]]
     batches: grain.IterDataset
     progress: Mapping[str, str]
+    data: Mapping[str, str]
 
     @property
     def steps(self) -> int:
@@ -97,7 +100,7 @@ def train(
 
     Raises:
       DivergedError: a metric, an evaluation or a weight is not finite.
-      StoppedError: the run was stopped by Ctrl-C or by a full disk.
+      StoppedError: the run was stopped by Ctrl-C or by a full disk, or it began with other data.
       CheckpointError: a checkpoint cannot be written or read.
     """
     begin = time.perf_counter()
@@ -108,6 +111,7 @@ def train(
         batches = stack.enter_context(contextlib.closing(iter(job.batches)))
         state = job.init()
         done, state, record = checkpoints.restore(state, batches) or (0, state, _START)
+        _require_same_data(job, record, folder)
         writes = jax.process_index() == 0
         log = stack.enter_context(Log(folder, step=done, place=record["log"], writes=writes))
         if log.moved:
@@ -179,6 +183,7 @@ def train(
                     "means": dict(vars(means)),
                     "clock": dict(vars(clock)),
                     "seconds": before + time.perf_counter() - begin,
+                    "data": dict(job.data),
                 }
                 checkpoints.save(number, state, batches, record)
             if stop:
@@ -192,6 +197,17 @@ def train(
         lines = log.lines()
     seconds = before + time.perf_counter() - begin
     return Finished(lines, job.steps, seconds, clock.rates(), state)
+
+
+def _require_same_data(job: Job, record: Mapping[str, Any], folder: Path) -> None:
+    # Checkpoints of earlier versions do not name their data.
+    old = record.get("data", job.data)
+    if changed := [kind for kind, digest in job.data.items() if old.get(kind) != digest]:
+        raise StoppedError(
+            f"{folder} holds a run that began with other data for {' and '.join(changed)}: their "
+            "number, order, names, labels or pixels were not these. Pass another --out, or the data "
+            "of that run"
+        )
 
 
 @contextlib.contextmanager

@@ -250,6 +250,14 @@ def test_an_image_of_another_size_is_refused_when_it_is_read(tmp_path):
         load_coco(tmp_path, "train").read_image(1)
 
 
+def test_an_image_that_is_cut_short_is_refused_before_work_begins(tmp_path):
+    write(tmp_path, make_content())
+    path = tmp_path / "train" / "a.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DatasetError, match=r"a\.png: expected an image, but reading it failed"):
+        load_coco(tmp_path, "train")
+
+
 def test_classes_of_the_same_name_keep_their_ids_in_it(tmp_path):
     categories = [{"id": 0, "name": "cat"}, {"id": 5, "name": "cat"}, {"id": 2}]
     write(tmp_path, {**make_content(), "categories": categories})
