@@ -75,6 +75,8 @@ class TaskResults:
         self.task = task
         self.source = TaskResults(TASKS[task.rates_from], folder) if task.rates_from else None
         self.store = Store(folder / f"{task.name}.jsonl", Run, check=self._check)
+        # The grid by the number of results, because a report asks for it thousands of times.
+        self._grids: dict[int, range] = {}
         nets = {record.get("pretrained") for record in self.store.records()}
         if len(nets) > 1:
             raise ResultsError(
@@ -170,6 +172,12 @@ class TaskResults:
         While the best rate of none or of GC on validation is at an end of the complete grid, the
         grid is one half-decade longer at that end.
         """
+        results = len(self.store)
+        if results not in self._grids:
+            self._grids[results] = self._extend_grid()
+        return self._grids[results]
+
+    def _extend_grid(self) -> range:
         grid = self.task.grid
         for _ in range(2 * _EXTENSIONS):
             if self._missing(grid):

@@ -5,8 +5,6 @@ import csv
 import dataclasses
 import json
 import re
-import socket
-import subprocess
 from typing import Any, cast
 
 import jax
@@ -29,6 +27,7 @@ from examples.training.sharding import make_mesh, put_batch, put_state
 from tests.examples.detection.tiny import CONFIG, flags_of
 from tests.examples.killing import kill_and_continue
 from tests.examples.programs import ENVIRONMENT, PYTHON
+from tests.helpers import run_pair
 
 QUIET = Console(quiet=True)
 
@@ -166,14 +165,14 @@ def test_a_run_that_is_killed_anywhere_continues_with_the_same_numbers(whole, tm
     assert numbers(continued.lines) == numbers(finished.lines)
 
 
-def test_a_program_killed_three_times_ends_like_one_that_was_not(
+def test_a_program_killed_twice_ends_like_one_that_was_not(
     config, compiled_once, scenes_folder, tmp_path
 ):
     lines = kill_and_continue(
         tmp_path,
         "examples.train_detector",
         [*flags_of(config), "--data-dir", str(scenes_folder), "--data-parallel", "1"],
-        kills=3,
+        kills=2,
         every=4,
         steps=8,
         imports=[
@@ -190,11 +189,10 @@ def test_a_program_killed_three_times_ends_like_one_that_was_not(
 
 
 @pytest.mark.eight_devices
-@pytest.mark.parametrize("devices", [2, 4])
-def test_several_devices_make_the_losses_of_one_and_continue_with_the_same_numbers(
-    whole, config, scenes_folder, tmp_path, devices
+def test_four_devices_make_the_losses_of_one_and_continue_with_the_same_numbers(
+    whole, config, scenes_folder, tmp_path
 ):
-    job = Trainer(make_mesh(devices), data_dir=scenes_folder).prepare(config).job
+    job = Trainer(make_mesh(4), data_dir=scenes_folder).prepare(config).job
     # The same schedule, but only its first steps, because rounding grows. Two processes evaluate.
     job = job._replace(epochs=4, evaluate=lambda state: {"box_AP": 0.0})
     finished = train(job, tmp_path / "whole", log_every=1, console=QUIET)
@@ -225,29 +223,15 @@ def test_two_devices_find_the_objects_that_one_finds(whole, config, scenes_folde
 def test_two_processes_with_two_images_each_make_the_losses_of_one(
     whole, config, compiled_once, scenes_folder, tmp_path
 ):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [*PYTHON, "-m", "examples.train_detector", *flags_of(config)]
     command += ["--data-dir", str(scenes_folder), "--log-every", "1", "--checkpoint-every", "30"]
-    command += ["--out", str(tmp_path / "run"), "--distributed", "--coordinator", address]
-    programs = [
-        subprocess.Popen(
-            [*command, "--processes", "2", "--process", str(index)],
-            env=ENVIRONMENT | compiled_once,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [program.communicate(timeout=300) for program in programs]
-    finally:
-        for program in programs:
-            program.kill()
-    assert [program.returncode for program in programs] == [0, 0], outputs
-    (told,), silent = (re.findall(r'\{"run".*\}', output) for output, _ in outputs)
+    command += ["--out", str(tmp_path / "run"), "--distributed", "--processes", "2"]
+    done = run_pair(
+        lambda address, index: [*command, "--coordinator", address, "--process", str(index)],
+        environment=ENVIRONMENT | compiled_once,
+    )
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    (told,), silent = (re.findall(r'\{"run".*\}', each.stdout) for each in done)
     assert silent == [], "one process tells the result"
     result = json.loads(told)
     assert (result["processes"], result["devices"]) == (2, "2 x cpu")
