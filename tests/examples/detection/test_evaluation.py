@@ -66,6 +66,16 @@ def test_masks_are_drawn_exactly_if_boxes_are_not_rounded(data):
     assert Scorer(data, rows, masks=True).score([output]).metrics["mask_AP"] < 0.85
 
 
+def test_detections_of_one_image_do_not_depend_on_how_many_there_are(data):
+    """Masks are pasted ten at a time."""
+    few = make_output(data)
+    of_detections = ("boxes", "labels", "scores", "valid", "masks")
+    many = few | {name: np.repeat(few[name], 3, axis=1) for name in of_detections}
+    assert many["valid"].sum(1).max() > 10
+    expected = [entry for entry in to_results(data, few) for _ in range(3)]
+    assert to_results(data, many) == expected
+
+
 def test_the_numbers_are_those_of_pycocotools_on_the_written_results(data, tmp_path, capsys):
     output = make_output(data, shift=2.0, score=lambda i: 0.9 - 0.1 * i)
     output["valid"][:, 1] = False
