@@ -141,7 +141,10 @@ def scale_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def text(length: int) -> Loader:
-    """Returns the loader of Python's help topics, in sequences of this many characters."""
+    """Returns the loader of Python's help topics, in sequences of this many characters.
+
+    The topics are not the same in all versions of Python. Each line of results names its version.
+    """
 
     def load(seed: int, data_dir: Path | None) -> Splits:
         del data_dir
