@@ -124,8 +124,8 @@ def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco
       masks: whether each object must have an outline.
 
     Raises:
-      DatasetError: a file is missing, or an annotation is broken. The message names the file and
-        the number of the image or the object. Or an image is missing or cut short.
+      DatasetError: a file is missing, an image is cut short, or an annotation is broken. The
+        message names the file, and the number of the image or the object if there is one.
     """
     folder = find_folder(data_dir, "coco", ORIGIN)
     return read_coco(

@@ -37,7 +37,7 @@ BROKEN = (
     EOFError,
     LookupError,
     MemoryError,
-    NotImplementedError,
+    NotImplementedError,  # of SciPy for files of MATLAB 7.3, and of Pillow for rare kinds of images
     OSError,
     RecursionError,
     SyntaxError,

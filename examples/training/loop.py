@@ -204,9 +204,8 @@ def _require_same_data(job: Job, record: Mapping[str, Any], folder: Path) -> Non
     old = record.get("data", job.data)
     if changed := [kind for kind, digest in job.data.items() if old.get(kind) != digest]:
         raise StoppedError(
-            f"{folder} holds a run that began with other data for {' and '.join(changed)}: their "
-            "number, order, names, labels or pixels were not these. Pass another --out, or the data "
-            "of that run"
+            f"{folder} holds a run that began with other data for {' and '.join(changed)}. Pass "
+            "another --out, or the data of that run"
         )
 
 
