@@ -6,7 +6,7 @@ kept of it are flat arrays and the outlines of the objects.
 
 import collections
 import dataclasses
-import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ class Coco:
 
     Attributes:
       path: the annotation file.
+      sha256: the SHA-256 digest of that file.
       image_dir: the folder of the images.
       names: the N names of the images, relative to `image_dir`.
       image_ids: int64 (N,), the numbers of the images in the file.
@@ -59,6 +60,7 @@ class Coco:
     """
 
     path: Path
+    sha256: str
     image_dir: Path
     names: Sequence[str]
     image_ids: np.ndarray
@@ -105,14 +107,12 @@ class Coco:
         return np.stack(masks) if masks else np.zeros((0, *size), bool)
 
     def digest(self, rows: np.ndarray) -> str:
-        """Returns a digest of some images and of all objects, and not of pixels or outlines.
+        """Returns a digest of the annotation file and of the names of some images, not of their pixels.
 
         Args:
           rows: the places of the images, in their order.
         """
-        names = [self.names[int(row)] for row in rows]
-        arrays = (self.sizes[rows], self.first, self.boxes, self.labels)
-        return digest_of_data(names, self.class_names, *arrays)
+        return digest_of_data([self.sha256], [self.names[int(row)] for row in rows])
 
 
 def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco:
@@ -136,7 +136,8 @@ def load_coco(data_dir: Path | None, split: str, *, masks: bool = False) -> Coco
 def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     """Reads an annotation file. See `load_coco`."""
     with expect(path, "annotations in COCO's format"):
-        content = json.loads(path.read_text("utf-8"))
+        file = path.read_bytes()
+        content = json.loads(file)
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected annotations in COCO's format, found a list or value")
     images, annotations, categories = (
@@ -155,13 +156,7 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     check_names(path, names, lambda row: f"image {images[row]['id']}")
     sizes = np.array([[_side(path, e, "height"), _side(path, e, "width")] for e in images])
     sizes = sizes.astype(np.int32).reshape(-1, 2)
-    missing = _first_missing(image_dir, names)
-    if missing is not None:
-        raise DatasetError(
-            f"{image_dir / names[missing]}: no such file; expected image {images[missing]['id']} "
-            f"of {path}"
-        )
-    check_images(image_dir, names)
+    check_images(image_dir, names, lambda row: f"image {images[row]['id']} of {path}")
 
     kept: list[tuple[int, int, np.ndarray, int, Segmentation]] = []
     for entry in annotations:
@@ -187,6 +182,7 @@ def read_coco(path: Path, image_dir: Path, *, masks: bool = False) -> Coco:
     rows = np.array([item[0] for item in kept], np.int64)
     return Coco(
         path=path,
+        sha256=hashlib.sha256(file).hexdigest(),
         image_dir=image_dir,
         names=names,
         image_ids=np.array([entry["id"] for entry in images], np.int64),
@@ -303,20 +299,3 @@ def _is_turned(path: Path) -> bool:
     """Returns whether an image's EXIF entry swaps its sides."""
     with Image.open(path) as image:
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-
-
-def _first_missing(folder: Path, names: Sequence[str]) -> int | None:
-    """Returns the place of the first name that is not a file of the folder."""
-
-    @functools.cache
-    def listed(folder: str) -> frozenset[str]:
-        try:
-            return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
-        except OSError:
-            return frozenset()
-
-    for place, name in enumerate(names):
-        parent, file = os.path.split(os.path.join(folder, name))
-        if file not in listed(parent):
-            return place
-    return None

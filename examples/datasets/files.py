@@ -149,14 +149,18 @@ def find_folder(data_dir: Path | None, folder: str, origin: str) -> Path:
     return data_dir / folder if (data_dir / folder).is_dir() else data_dir
 
 
-def decode(path: str) -> np.ndarray:
+def decode(path: str, what: str = "an image") -> np.ndarray:
     """Reads an image file as uint8 (height, width, 3).
+
+    Args:
+      path: the file.
+      what: what the errors say that the file should hold.
 
     Raises:
       DatasetError: the file is missing, is not a regular file, cannot be decoded to its end, holds
         more than 8 bits a channel, or has more than 2**26 pixels.
     """
-    with expect(path, "an image"), Image.open(path) as image:
+    with expect(path, what), Image.open(path) as image:
         if image.mode not in _EIGHT_BIT_MODES:
             raise DatasetError(
                 f"{path}: the image has the mode {image.mode}, which holds more than 8 bits a "
@@ -170,17 +174,24 @@ def decode(path: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def check_images(root: Path, names: Iterable[str]) -> None:
+def check_images(
+    root: Path, names: Iterable[str], what: Callable[[int], str] = lambda place: "an image"
+) -> None:
     """Looks at the first and the last bytes of each file, and decodes the files that look unusual.
+
+    Args:
+      root: the folder that the names start from.
+      names: the names of the files.
+      what: what the errors say that the file at a place, counted from 0, should hold.
 
     Raises:
       DatasetError: a file is missing, is cut short or is not an image.
     """
-    for name in names:
+    for place, name in enumerate(names):
         path = os.path.join(root, name)
         # Some good files have bytes after their end, so only decoding shows whether they are whole. It is slow.
         if not _looks_whole(path):
-            decode(path)
+            decode(path, what(place))
 
 
 def _looks_whole(path: str) -> bool:

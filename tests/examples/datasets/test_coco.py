@@ -254,8 +254,29 @@ def test_an_image_that_is_cut_short_is_refused_before_work_begins(tmp_path):
     write(tmp_path, make_content())
     path = tmp_path / "train" / "a.png"
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DatasetError, match=r"a\.png: expected an image, but reading it failed"):
+    with pytest.raises(
+        DatasetError, match=r"a\.png: expected image 7 of .*train\.json, but reading"
+    ):
         load_coco(tmp_path, "train")
+
+
+def test_the_digest_differs_with_the_annotations_and_with_the_images_that_are_used(tmp_path):
+    rows = np.array([0, 1])
+
+    def digest(name, content, rows=rows):
+        write(tmp_path / name, content)
+        return load_coco(tmp_path / name, "train").digest(rows)
+
+    outline, label = make_content(), make_content()
+    outline["annotations"][0]["segmentation"] = [[3, 2, 9, 2, 9, 7]]
+    label["annotations"][0]["category_id"] = 2
+    assert digest("first", make_content()) == digest("copy", make_content())
+    changed = [digest("outline", outline), digest("label", label)]
+    changed += [
+        digest("order", make_content(), rows[::-1]),
+        digest("fewer", make_content(), rows[:1]),
+    ]
+    assert len({digest("again", make_content()), *changed}) == 5
 
 
 def test_classes_of_the_same_name_keep_their_ids_in_it(tmp_path):

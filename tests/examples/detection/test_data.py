@@ -41,6 +41,7 @@ def make_data(tmp_path, sizes=SIZES, empty=()):
         rows.append(row)
     return Drawn(
         path=tmp_path / "instances.json",
+        sha256="",
         image_dir=tmp_path,
         names=[f"{i}.png" for i in range(len(sizes))],
         image_ids=np.arange(len(sizes)) + 100,
