@@ -1,8 +1,10 @@
 """The README and the pages quote the reports word for word."""
 
+import collections
 import re
 from pathlib import Path
 
+from examples.experiments.store import RESULTS
 from examples.experiments.sweep import findings, report, sections
 
 ROOT = Path(__file__).parents[4]
@@ -39,3 +41,22 @@ def test_what_the_pages_include_is_in_the_reports():
                 quoted = quoted.partition(marker)[2] if "start-after" in options else quoted
             found += 1
     assert found >= 5
+
+
+def test_the_pages_say_of_the_detectors_what_the_tables_say():
+    report = (RESULTS / "cpu" / "report.md").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in report if row.startswith(("| table5", "| table6"))]
+    rows = [row.split(" | ") for row in rows if "both tuned" in row]
+    page = (ROOT / "docs" / "training_detectors.md").read_text(encoding="utf-8")
+    quoted = [line for line in page.splitlines() if line.startswith(("| table5", "| table6"))]
+    assert quoted == [" | ".join(row[:9]) + " |" for row in rows]
+
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    said = re.findall(r"(box|mask) AP (\S+) to (\S+) points \((.+?)\)", readme)
+    assert [kind for kind, *_ in said] == ["box", "mask"]
+    for kind, low, high, verdicts in said:
+        own = [row for row in rows if row[0].endswith(f"{kind} AP")]
+        values = sorted((row[5].split()[0] for row in own), key=float)
+        assert (low, high) == (values[0], values[-1])
+        count = collections.Counter(row[8] for row in own)
+        assert {*verdicts.split(", ")} == {f"{word}: {number}" for word, number in count.items()}
