@@ -129,7 +129,7 @@ def write_images_and_steps(cells: list[Compared]) -> str:
             )
     sections.append(
         "The test error with GC minus that without, each at its own chosen rate, with its 95 % interval. "
-        "The cell of 1000 images and 300 steps repeats runs of E1."
+        "The cell of 1000 images and 300 steps repeats runs of E1.\n\n<!-- end of images or steps -->"
     )
     return "\n\n".join(sections)
 

@@ -41,6 +41,7 @@ def draw_images_and_steps(cells: list[Compared]) -> Figure:
             axes.axhline(edge, color="black", linewidth=0.6, linestyle=":")
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xscale("log")
+        axes.set_xlim(IMAGES[0] / 1.3, IMAGES[-1] * 1.3)
         axes.set_xticks(IMAGES, [str(count) for count in IMAGES])
         axes.minorticks_off()
         axes.set_xlabel("training images")
