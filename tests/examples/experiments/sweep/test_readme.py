@@ -27,6 +27,23 @@ def test_the_readme_quotes_the_committed_report():
         assert f"| {verdict} |" in row
 
 
+def test_the_readme_says_of_images_and_steps_what_the_report_says():
+    report_text = (report.Arguments().results / "report.md").read_text(encoding="utf-8")
+    slopes = re.findall(
+        r"times the images change the difference by (.+?) points, and ten times the steps by (.+?) \(",
+        report_text,
+    )
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    said = re.search(
+        r"ten times the steps change the difference by (.+?) points, and ten times the images by "
+        r"(.+?)\. With batch normalization these are (.+?) and (.+?)\. ",
+        readme,
+    )
+    (group_images, group_steps), (batch_images, batch_steps) = slopes
+    assert said is not None
+    assert said.groups() == (group_steps, group_images, batch_steps, batch_images)
+
+
 def test_what_the_pages_include_is_in_the_reports():
     """A page includes what stands between two texts of a report. Both must be there."""
     found = 0
