@@ -53,11 +53,13 @@ def _write_counts(findings: list[Finding]) -> str:
         "The number of tasks in which one test error is below or above the other with p < 0.05 in a paired "
         f"t-test, after Holm's correction over the {len(findings)} tasks."
     )
-    return f"## GC and the controls\n\n{make_table(header, rows)}\n\n{foot}"
+    return "\n\n".join(
+        ["## GC and the controls", summarize_controls(findings), make_table(header, rows), foot]
+    )
 
 
 def summarize_controls(findings: list[Finding]) -> str:
-    """Returns a line of the summary: in how many tasks GC has a lower error than each control."""
+    """Returns in words in how many tasks GC has a lower error than each control."""
     texts = []
     for index in range(len(_RATES)):
         counts = [
@@ -66,7 +68,7 @@ def summarize_controls(findings: list[Finding]) -> str:
         texts += [f"{a}, {b} and {c}" for a, b, c in zip(*counts, strict=True)]
     below, above, later_below, later_above = texts
     return (
-        "- Is it the mean that matters? Controls remove a random direction, make the gradients as short as GC "
+        "Is it the mean that matters? Controls remove a random direction, make the gradients as short as GC "
         "does, or use `optax.centralize`. At the best learning rate without GC, GC has a lower error than "
         f"these in {below} tasks, and a higher one in {above} (p < 0.05 after Holm's correction). A "
         f"half-decade above that rate, it is lower in {later_below}, and higher in {later_above}."

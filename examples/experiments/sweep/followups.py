@@ -129,7 +129,7 @@ def write_images_and_steps(cells: list[Compared]) -> str:
             )
     sections.append(
         "The test error with GC minus that without, each at its own chosen rate, with its 95 % interval. "
-        "The cell of 1000 images and 300 steps repeats runs of E1.\n\n<!-- end of images or steps -->"
+        "The cell of 1000 images and 300 steps repeats the runs of a task above.\n\n<!-- end of images or steps -->"
     )
     return "\n\n".join(sections)
 
@@ -195,8 +195,8 @@ def write_places(compared: list[Compared]) -> str:
         places.append((gradient.task.name, _interval(difference), show_p(difference.p_value)))
     between = make_table(("task", "update minus gradient", "p"), places)
     foot = (
-        f"{_foot(compared[::2], [task for task in TASKS.values() if 'gc_update' in task.arms])} Tasks of E1 "
-        "have another p value there, because Holm's correction is over other tasks. The grid of rates was not "
+        f"{_foot(compared[::2], [task for task in TASKS.values() if 'gc_update' in task.arms])} Tasks that "
+        "the primary table has too have another p value there, because Holm's correction is over other tasks. The grid of rates was not "
         "extended for GC on the update."
     )
     return f"## Gradient or update (E5)\n\n{table}\n\n{foot}\n\n{between}"

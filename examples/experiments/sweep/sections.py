@@ -7,7 +7,7 @@ import numpy as np
 
 from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
 from examples.experiments.statistics import Ratio, Verdict, paired_difference, sign_test
-from examples.experiments.sweep.controls import summarize_controls, write_controls
+from examples.experiments.sweep.controls import write_controls
 from examples.experiments.sweep.effects import TaskEffects
 from examples.experiments.sweep.findings import Finding, overall
 from examples.experiments.sweep.followups import (
@@ -25,11 +25,9 @@ from examples.experiments.sweep.tasks import NORM_LABELS, SEEDS, Task, tasks_of
 
 def write_summary(findings: list[Finding]) -> str:
     """Returns how much is complete, what it says over all tasks, and a row for each kind of net."""
-    lines = _lines_over_tasks(findings)
-    if lines:
-        lines.append(summarize_controls(findings))
+    lines = "\n".join(_lines_over_tasks(findings))
     kinds = f"{_kinds(findings)}\n\n{_WORDS} {_GROUPING}" if findings else ""
-    return "\n\n".join(part for part in (_completeness(findings), "\n".join(lines), kinds) if part)
+    return "\n\n".join(part for part in (_completeness(findings), lines, kinds) if part)
 
 
 def write_report(findings: list[Finding]) -> str:
