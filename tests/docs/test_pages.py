@@ -85,6 +85,23 @@ def test_every_link_inside_of_the_repository_leads_to_a_file(page):
             assert link.fragment in slugs, f"{page.name} links to #{link.fragment} of {link.path}"
 
 
+def test_the_readme_and_the_pages_show_the_same_result_of_the_quickstart():
+    tables, differences = [], []
+    for name in ("README.md", "docs/getting_started.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("| test accuracy, %"))
+        rows = lines[start : lines.index("", start)]
+        cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+        tables.append({label: tuple(values) for label, *values in cells})
+        with_batch_norm = re.search(r"`--norm bn`\).*?([+-]\d\.\d\d ± \d\.\d\d)", text, re.DOTALL)
+        differences.append(with_batch_norm and with_batch_norm[1])
+    short, long = tables
+    assert short.items() <= long.items()
+    assert differences[0] is not None
+    assert differences[0] == differences[1]
+
+
 def test_the_site_has_every_outside_link_of_the_readme():
     """The workflow checks the outside links of the site, and so those of the README as well."""
     site = [page for page in PAGES if page.is_relative_to(ROOT / "docs")] + [
