@@ -148,10 +148,13 @@ def write_full_size(compared: list[Compared], overall: Overall | None) -> str:
         ("task", "without GC", "with GC", "difference", "rates without GC", "rates with GC"), rows
     )
     seeds = compared[0].difference.seeds
-    text = f"{seeds} seeds cannot decide half a point, so these rows have no verdict."
+    text = (
+        f"{seeds} seeds cannot decide half a point, so these rows have no verdict. Each arm had only two "
+        "rates, which the smaller nets suggested, so a lower or a higher rate may be better for either arm."
+    )
     if overall:
         text += (
-            f" In E1, the 95 % prediction interval of the true difference in a new task is "
+            f" According to the tasks above, the 95 % prediction interval of the true difference in a new task is "
             f"{overall.new_low:+.2f} to {overall.new_high:+.2f}. A measured difference also has an error of its "
             "own."
         )
