@@ -203,7 +203,7 @@ def _by_kind(findings: list[Finding]) -> str:
         "The mean of the differences of the tasks, in points of test error with both arms tuned, with "
         "the lowest and the highest. Each task counts the same. Below 0, GC is better. "
     )
-    return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}{_GROUPING}"
+    return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}{_WORDS} {_GROUPING}"
 
 
 def _kinds(findings: list[Finding]) -> str:
