@@ -125,7 +125,7 @@ def _rules(rows: list[Row]) -> str:
         f"**{len(old)} of {len(rows)} rows were measured before the rules of PLAN.md.** They are marked "
         f'"{_EARLIER}" and have no verdict. Two other seeds without GC chose the learning rate and the '
         "weight decay, and the runs with GC used the same values. If the choice was lucky, training without "
-        "GC looks worse than it is. Five of the ten seeds of Tables 3 and 4 were added after a look at the "
+        "GC looks worse than it is. Five of the ten seeds of Table 3 were added after a look at the "
         f"first five. {dirty} of the {len(lines)} runs of these rows were made by code that had changes without "
         "a commit. The planned runs will replace these rows one by one. Until all are there, verdicts can "
         "change, because Holm's correction is over the rows that have one."
