@@ -61,7 +61,6 @@ class Column(Generic[AnySettings]):
       validation: the number of training images that choose among the grid and do not train in it.
       paper: the paper's mean of each arm.
       observe: what is measured along the run, instead of an evaluation at its end.
-      earlier: how its older results were made, if there are any.
     """
 
     name: str
@@ -72,7 +71,6 @@ class Column(Generic[AnySettings]):
     validation: int = 0
     paper: tuple[float, ...] = ()
     observe: Observer | None = None
-    earlier: "Earlier | None" = None
 
     @property
     def seed_numbers(self) -> range:
@@ -87,7 +85,7 @@ class Column(Generic[AnySettings]):
 
     def grid_config(self, arm: GC, rate: float, seed: int) -> AnySettings:
         """Returns a run of the grid, which is evaluated on validation images."""
-        config = with_hyperparameters(self.config, rate)
+        config = with_learning_rate(self.config, rate)
         fields: dict[str, Any] = {"validation": self.validation}
         return dataclasses.replace(config, gc=arm, seed=seed, **fields)
 
@@ -105,30 +103,9 @@ class Column(Generic[AnySettings]):
         for place, seed in enumerate(self.seed_numbers):
             for arm in self.arms:
                 config = (
-                    with_hyperparameters(self.config, chosen[arm][place]) if chosen else self.config
+                    with_learning_rate(self.config, chosen[arm][place]) if chosen else self.config
                 )
                 yield dataclasses.replace(config, gc=arm, seed=seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Earlier:
-    """How the older results of a column were made.
-
-    Two seeds of the arm without GC chose the rate and the decay, and the arm with GC took them over.
-
-    Attributes:
-      rates: the learning rates of the grid.
-      decays: the weight decays of the grid.
-      arms: the arms, if they are not those of the column.
-      changes: the settings that differ from those of the column.
-      seeds: the number of seeds that are reported.
-    """
-
-    rates: tuple[float, ...]
-    decays: tuple[float, ...]
-    arms: tuple[GC, ...] = ()
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    seeds: int = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +130,9 @@ class Experiment(Generic[AnySettings]):
         return type(next(iter(self.columns.values()))[0].config)
 
 
-def with_hyperparameters(
-    config: AnySettings, rate: float, decay: float | None = None
-) -> AnySettings:
-    """Sets the learning rate, and perhaps the decay. The rate of the last layer is scaled with it."""
+def with_learning_rate(config: AnySettings, rate: float) -> AnySettings:
+    """Sets the learning rate. The rate of the last layer is scaled with it."""
     changes: dict[str, Any] = {"learning_rate": rate}
-    if decay is not None:
-        changes["weight_decay"] = decay
     head = getattr(config, "head_learning_rate", None)
     if head is not None:
         changes["head_learning_rate"] = rate * (head / config.learning_rate)

@@ -204,7 +204,7 @@ def _by_epoch(axes: Axes, outcome: Outcome, arm: str, kind: str, name: str, **st
 
 def _by_difference(axes: Axes, outcome: Outcome, kind: str, *, label: str, color: str) -> None:
     """Draws the paired difference of an accuracy by epoch, and its 95 % interval."""
-    base, arm = outcome.column.arms[:2]
+    base, arm = outcome.column.arms
     epoch, off = outcome.curve(base, kind, "accuracy")
     difference = outcome.curve(arm, kind, "accuracy")[1] - off
     difference = difference[~np.isnan(difference).any(1)]
@@ -286,9 +286,7 @@ def _rates(outcomes: Outcomes) -> str:
         chosen = [rate for rates in outcome.rates.values() for rate in rates]
         rates = sorted(set(chosen)) or [outcome.column.config.learning_rate]
         text = " or ".join(f"{rate:g}" for rate in rates)
-        if outcome.earlier:
-            text += " (chosen without GC)"
-        elif chosen:
+        if chosen:
             text += " (each arm's own)"
         found.setdefault(text, []).append(name)
     if len(found) == 1:

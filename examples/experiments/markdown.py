@@ -1,11 +1,17 @@
-"""How the reports write tables, differences, p values and rates in Markdown."""
+"""How the reports write tables, differences, p values, verdicts and rates in Markdown."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from examples.experiments.statistics import Difference
+from examples.experiments.statistics import Difference, Verdict
+
+# What the words of the verdicts mean.
+VERDICTS = (
+    "*Helps* and *hurts* mean p < 0.05 after Holm's correction, *no difference* that the difference is shown to "
+    "be within half a point, and *cannot tell* none of these."
+)
 
 
 def make_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
@@ -22,6 +28,11 @@ def show_difference(difference: Difference) -> str:
 def show_p(value: float) -> str:
     """Returns a p value with three digits after the point."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """Returns how often each verdict was given, such as "helps: 2, hurts: 0, ..."."""
+    return ", ".join(f"{word}: {verdicts.count(word)}" for word in get_args(Verdict))
 
 
 def show_rates(rates: np.ndarray) -> str:

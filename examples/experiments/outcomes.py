@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from examples.experiments.columns import ACCURACY, Column, Metric
-from examples.experiments.earlier import find_earlier
 from examples.experiments.store import Record, Store
 from examples.experiments.sweep.choice import choose_rates
 
@@ -48,8 +47,6 @@ class Outcome:
       total: the number of seeds that are wanted.
       diverged: the number of diverged runs of each arm.
       rates: the learning rates of each arm, in the order of the seeds; empty if none was chosen.
-      earlier: whether the results were made before both arms were tuned. The seeds of their diverged
-        runs are missing from all arms.
     """
 
     column: Column[Any]
@@ -57,7 +54,6 @@ class Outcome:
     total: int
     diverged: dict[str, int]
     rates: dict[str, list[float]]
-    earlier: bool = False
 
     @property
     def seeds(self) -> int:
@@ -82,8 +78,6 @@ class Outcome:
 def gather(column: Column[Any], store: Store, metric: Metric = ACCURACY) -> Outcome:
     """Gathers the results of a column. A column with a grid has none before all of its runs are made.
 
-    Until then its older results are gathered, if there are any.
-
     Raises:
       ResultsError: a result lacks the metric, though its run is finished.
     """
@@ -92,32 +86,21 @@ def gather(column: Column[Any], store: Store, metric: Metric = ACCURACY) -> Outc
         outcome = _gather_runs(column, column.configs(chosen), store, metric)
         if not column.rates or outcome.seeds == column.seeds:
             return dataclasses.replace(outcome, rates=chosen or {})
-    if column.earlier is None:
-        return _gather_runs(column, (), store, metric)
-    runs = find_earlier(column, column.earlier, store, metric)
-    arms = column.earlier.arms or column.arms
-    outcome = _gather_runs(
-        dataclasses.replace(column, arms=arms), runs.configs, store, metric, drop=True
-    )
-    return dataclasses.replace(
-        outcome,
-        total=column.earlier.seeds,
-        rates={arm: [runs.rate] * outcome.seeds for arm in arms if outcome.seeds},
-        earlier=outcome.seeds > 0,
-    )
+    return _gather_runs(column, (), store, metric)
 
 
 def _gather_runs(
-    column: Column[Any], configs: Iterable[Any], store: Store, metric: Metric, *, drop: bool = False
+    column: Column[Any], configs: Iterable[Any], store: Store, metric: Metric
 ) -> Outcome:
     """Gathers the results of some runs of a column.
+
+    Runs that diverged stay in, with the metrics of guessing, unless the column observes something.
 
     Args:
       column: the column.
       configs: the settings of the runs.
       store: the results.
       metric: what every run must have measured, unless the column observes something else.
-      drop: leave out runs that diverged. Otherwise they stay in, with the metrics of guessing.
     """
     seeds: dict[int, dict[str, Record]] = {}
     diverged: dict[str, int] = dict.fromkeys(column.arms, 0)
@@ -127,7 +110,7 @@ def _gather_runs(
             continue
         lost = "diverged" in record
         diverged[config.gc] += lost
-        if lost and (drop or column.observe):
+        if lost and column.observe:
             continue
         if column.observe is None:
             store.value(config, metric.name)
@@ -156,9 +139,6 @@ def estimate_seconds(column: Column[Any], store: Store, metric: Metric = ACCURAC
         reported = [*column.configs(chosen)]
         missing += sum(store.get(config) is None for config in reported)
         known += reported
-    if column.earlier is not None:
-        runs = find_earlier(column, column.earlier, store, metric)
-        known += [*runs.grid, *runs.configs]
     seconds = [record["seconds"] for config in known if (record := store.get(config))]
     if missing and not seconds:
         return None

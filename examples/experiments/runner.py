@@ -234,8 +234,7 @@ def _name_start(config: Any, plan: Plan, store: Store, work: Path) -> Record:
     folder = _folder(plan.sources[config.pretrained], work)
     digest = digest_net(folder)
     others = (store.get(other) or {} for other in store if other.pretrained == config.pretrained)
-    # Older results do not name their net.
-    starts = {record.get("start", digest) for record in others}
+    starts = {record.get("start") for record in others}
     require_same_net(store.path, starts, digest, folder)
     return {"start": digest}
 

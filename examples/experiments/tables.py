@@ -8,7 +8,7 @@ The tables are also written to report.md in the folder of the scale's results.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -16,10 +16,33 @@ import tyro
 from examples.experiments.columns import Experiment, Metric, Scale
 from examples.training.errors import report_errors
 
+if TYPE_CHECKING:
+    from examples.experiments.statistics import Difference, Verdict
+
 # Figure 6 shows a column of Table 3, and Figure 7 shows Table 4.
-TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "figure5")
+_PARTS = {
+    "Classification: Tables 1 to 4 and Figure 5": (
+        "table1",
+        "table2",
+        "table3",
+        "table4",
+        "figure5",
+    ),
+    "Detection: Tables 5 and 6": ("table5", "table6"),
+}
+TABLES = tuple(name for names in _PARTS.values() for name in names)
 RESULTS = Path(__file__).parent / "results"
-_EARLIER = "rate chosen without GC"
+_FOOT = (
+    "Means ± standard deviations over seeds, and the difference paired by seed ± half of its 95 % "
+    "interval (scipy.stats.ttest_rel and ttest_1samp). Holm's correction is over all rows "
+    "(statsmodels multipletests). Power: how likely these seeds are to find a difference "
+    "as large as the paper's, or of half a point where the paper has none (statsmodels TTestPower). The "
+    "next column has the seeds that find it in four of five studies."
+)
+_CONDITION = (
+    "There is one more condition: where the power is below 0.5, a row that neither helps nor hurts says "
+    "that it cannot tell."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +85,24 @@ class Row(NamedTuple):
         return abs(paper[1] - paper[0]) if paper else MARGIN
 
 
+class Finding(NamedTuple):
+    """What the tests say of a row.
+
+    Attributes:
+      row: the row.
+      difference: that of its shown values, with GC minus without.
+      holm: its p value after Holm's correction over all rows.
+      power: how likely its seeds are to find a difference as large as its `gain`.
+      verdict: the verdict.
+    """
+
+    row: Row
+    difference: "Difference"
+    holm: float
+    power: float
+    verdict: "Verdict"
+
+
 def find_rows(scale: Scale, results: Path) -> list[Row]:
     """Returns the rows of all tables that have results at a scale, in the paper's order.
 
@@ -79,7 +120,7 @@ def find_rows(scale: Scale, results: Path) -> list[Row]:
                 if outcome.seeds > 1:
                     off, gc = (
                         metric.shown(outcome.values(arm, metric.name))
-                        for arm in outcome.column.arms[:2]
+                        for arm in outcome.column.arms
                     )
                     rows.append(Row(name, metric, outcome, off, gc))
     return rows
@@ -103,63 +144,71 @@ def write_tables(scale: Scale, results: Path = RESULTS) -> str:
     Raises:
       ResultsError: a line of results cannot be right.
     """
+    from examples.experiments.markdown import VERDICTS
+
     rows = find_rows(scale, results)
     if not rows:
         return (
             f"No column has all of its runs at this scale. Make them with python -m "
             f"examples.experiments.run --scale {scale}\n"
         )
-    sections = [_rules(rows), _primary(rows), _secondary(rows), _describe_costs(scale, results)]
+    found = _judge(rows)
+    sections = [_summarize(found)]
+    for title, names in _PARTS.items():
+        part = [finding for finding in found if finding.row.name in names]
+        if part:
+            sections.append(f"### {title}\n\n{_primary(part)}")
+    sections += [
+        f"### How to read these tables\n\n{_FOOT}\n\n{VERDICTS} {_CONDITION}",
+        f"### Seeds, training accuracy and test loss\n\n{_secondary(rows)}",
+        f"### Time\n\n{_describe_costs(scale, results)}",
+    ]
     return "\n\n".join(sections) + "\n"
 
 
-def _rules(rows: list[Row]) -> str:
-    old = [row for row in rows if row.outcome.earlier]
-    if not all(row.outcome.column.rates for row in rows):
-        return "The learning rates are the paper's, for both arms. None was tuned."
-    if not old:
-        return "In every row both arms are tuned in the same way, by the rules of PLAN.md."
-    lines = [record for row in old for arm in row.outcome.arms.values() for record in arm]
-    dirty = sum((record.get("commit") or "-dirty").endswith("-dirty") for record in lines)
-    return (
-        f"**{len(old)} of {len(rows)} rows were measured before the rules of PLAN.md.** They are marked "
-        f'"{_EARLIER}" and have no verdict. Two other seeds without GC chose the learning rate and the '
-        "weight decay, and the runs with GC used the same values. If the choice was lucky, training without "
-        "GC looks worse than it is. Five of the ten seeds of Table 3 were added after a look at the "
-        f"first five. {dirty} of the {len(lines)} runs of these rows were made by code that had changes without "
-        "a commit. The planned runs will replace these rows one by one. Until all are there, verdicts can "
-        "change, because Holm's correction is over the rows that have one."
-    )
-
-
-def _primary(rows: list[Row]) -> str:
-    from examples.experiments.markdown import make_table, show_difference, show_p
+def _judge(rows: list[Row]) -> list[Finding]:
     from examples.experiments.statistics import (
         adjust,
         equivalence,
         judge,
         paired_difference,
         power,
-        seeds_needed,
     )
 
     differences = [paired_difference(row.gc, row.none) for row in rows]
-    # Only rows whose arms are both tuned are judged.
-    judged = [i for i, row in enumerate(rows) if not row.outcome.earlier]
-    corrected = dict(zip(judged, adjust([differences[i].p_value for i in judged]), strict=True))
+    corrected = adjust([difference.p_value for difference in differences])
+    found = []
+    for row, difference, holm in zip(rows, differences, corrected, strict=True):
+        strength = power(row.rise, row.gain)
+        p_equivalence = equivalence(row.rise, np.zeros(len(row.rise)))
+        verdict = judge(float(row.rise.mean()), holm, p_equivalence)
+        if verdict == "no difference" and strength < 0.5:
+            verdict = "cannot tell"
+        found.append(Finding(row, difference, holm, strength, verdict))
+    return found
+
+
+def _summarize(found: list[Finding]) -> str:
+    from examples.experiments.markdown import count_verdicts
+
+    tuned = all(finding.row.outcome.column.rates for finding in found)
+    rule = (
+        "In every row both arms are tuned in the same way, by the rules of PLAN.md."
+        if tuned
+        else "The learning rates are the paper's, for both arms. None was tuned."
+    )
+    verdicts = count_verdicts([finding.verdict for finding in found])
+    return f"{rule} Verdicts of the {len(found)} rows: {verdicts}."
+
+
+def _primary(found: list[Finding]) -> str:
+    from examples.experiments.markdown import make_table, show_difference, show_p
+    from examples.experiments.statistics import seeds_needed
+
     lines = []
-    for i, (row, difference) in enumerate(zip(rows, differences, strict=True)):
-        outcome, found = row.outcome, power(row.rise, row.gain)
-        holm, verdict = "", "not judged"
-        if i in corrected:
-            holm = show_p(corrected[i])
-            p_equivalence = equivalence(row.rise, np.zeros(len(row.rise)))
-            verdict = judge(float(row.rise.mean()), corrected[i], p_equivalence)
-            if verdict == "no difference" and found < 0.5:
-                verdict = "cannot tell"
-        arms = outcome.column.arms[:2]
-        rates = [_show_rates(outcome, arm) for arm in arms if outcome.rates]
-        rule = "both tuned" if outcome.column.rates else "the paper's settings"
+    for row, difference, holm, strength, verdict in found:
+        outcome = row.outcome
+        rates = [_show_rates(outcome, arm) for arm in outcome.column.arms if outcome.rates]
         lines.append(
             (
                 f"{row.name}, {row.metric.title}",
@@ -168,13 +217,12 @@ def _primary(rows: list[Row]) -> str:
                 *(f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" for values in row[3:]),
                 show_difference(difference),
                 show_p(difference.p_value),
-                holm,
+                show_p(holm),
                 verdict,
-                f"{found:.2f}",
+                f"{strength:.2f}",
                 seeds_needed(row.rise, row.gain),
                 _seeds(outcome),
                 " / ".join(rates),
-                _EARLIER if outcome.earlier else rule,
             )
         )
     header = (
@@ -191,18 +239,8 @@ def _primary(rows: list[Row]) -> str:
         "seeds for power 0.8",
         "seeds",
         "learning rates, without / with GC",
-        "rule",
     )
-    foot = (
-        "Means ± standard deviations over seeds, and the difference paired by seed ± half of its 95 % "
-        "interval (scipy.stats.ttest_rel and ttest_1samp). Holm's correction is over the rows whose arms "
-        "are both tuned (statsmodels multipletests). Power: how likely these seeds are to find a difference "
-        "as large as the paper's, or of half a point where the paper has none (statsmodels TTestPower). The "
-        "next column has the seeds that find it in four of five studies. The words are "
-        "those of PLAN.md, with one more condition: where that power is below 0.5, a row that neither "
-        "helps nor hurts says that it cannot tell."
-    )
-    return f"{make_table(header, lines)}\n\n{foot}"
+    return make_table(header, lines)
 
 
 def _show_rates(outcome: Any, arm: str) -> str:
@@ -210,7 +248,7 @@ def _show_rates(outcome: Any, arm: str) -> str:
     from examples.experiments.markdown import show_rates
 
     rates, grid = outcome.rates[arm], outcome.column.rates
-    at_end = not outcome.earlier and {min(grid), max(grid)} & set(rates)
+    at_end = {min(grid), max(grid)} & set(rates)
     return f"{show_rates(np.asarray(rates))}{' (end of the grid)' if at_end else ''}"
 
 
@@ -224,7 +262,7 @@ def _secondary(rows: list[Row]) -> str:
         for name in (row.metric.training, "test_loss"):
             values = [
                 [record.get(name) for record in row.outcome.arms[arm]]
-                for arm in row.outcome.column.arms[:2]
+                for arm in row.outcome.column.arms
             ]
             if name is None or any(value is None for arm in values for value in arm):
                 cells.append("")

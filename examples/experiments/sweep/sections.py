@@ -5,7 +5,14 @@ from typing import get_args
 
 import numpy as np
 
-from examples.experiments.markdown import make_table, show_difference, show_p, show_rates
+from examples.experiments.markdown import (
+    VERDICTS,
+    count_verdicts,
+    make_table,
+    show_difference,
+    show_p,
+    show_rates,
+)
 from examples.experiments.statistics import Ratio, Verdict, paired_difference, sign_test
 from examples.experiments.sweep.controls import write_controls
 from examples.experiments.sweep.effects import TaskEffects
@@ -26,7 +33,7 @@ from examples.experiments.sweep.tasks import NORM_LABELS, SEEDS, Task, tasks_of
 def write_summary(findings: list[Finding]) -> str:
     """Returns how much is complete, what it says over all tasks, and a row for each kind of net."""
     lines = "\n".join(_lines_over_tasks(findings))
-    kinds = f"{_kinds(findings)}\n\n{_WORDS} {_GROUPING}" if findings else ""
+    kinds = f"{_kinds(findings)}\n\n{VERDICTS} {_GROUPING}" if findings else ""
     return "\n\n".join(part for part in (_completeness(findings), lines, kinds) if part)
 
 
@@ -146,10 +153,8 @@ def _lines_over_tasks(findings: list[Finding]) -> list[str]:
     lower, count, p_value = sign_test(
         np.asarray([finding.effects.difference.mean for finding in findings])
     )
-    words = [finding.verdict for finding in findings]
-    counts = ", ".join(f"{word}: {words.count(word)}" for word in get_args(Verdict))
     return [
-        f"- Verdicts: {counts}.",
+        f"- Verdicts: {count_verdicts([finding.verdict for finding in findings])}.",
         (
             f"- Mean difference: {mean.mean:+.2f} points, 95 % interval {mean.low:+.2f} to "
             f"{mean.high:+.2f}: **{verdict}**."
@@ -188,10 +193,6 @@ def _kind(task: Task) -> str:
     return f"{net}, {NORM_LABELS[task.norm]}"
 
 
-_WORDS = (
-    "*Helps* and *hurts* mean p < 0.05 after Holm's correction, *no difference* that the difference is shown to "
-    "be within half a point, and *cannot tell* none of these."
-)
 _GROUPING = (
     "Transformers were grouped by their optimizer after their results were seen, so this table only describes "
     "and tests nothing."
@@ -203,7 +204,7 @@ def _by_kind(findings: list[Finding]) -> str:
         "The mean of the differences of the tasks, in points of test error with both arms tuned, with "
         "the lowest and the highest. Each task counts the same. Below 0, GC is better. "
     )
-    return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}{_WORDS} {_GROUPING}"
+    return f"## By kind of net\n\n{_kinds(findings)}\n\n{foot}{VERDICTS} {_GROUPING}"
 
 
 def _kinds(findings: list[Finding]) -> str:

@@ -4,7 +4,6 @@ import pytest
 
 from examples.experiments import tables
 from examples.experiments.definitions import EXPERIMENTS
-from examples.experiments.earlier import find_earlier
 from examples.experiments.outcomes import choose
 from examples.experiments.store import RESULTS, Store, results_path
 
@@ -20,9 +19,6 @@ def test_every_result_is_of_a_run_that_is_defined_now(name):
         defined |= {*column.grid_configs()}
         if chosen is not None or not column.rates:
             defined |= {*column.configs(chosen)}
-        if column.earlier is not None:
-            runs = find_earlier(column, column.earlier, store, experiment.metrics[0])
-            defined |= {*runs.grid, *runs.configs}
     assert set(store) <= defined
 
 

@@ -7,14 +7,12 @@ import os
 import pytest
 
 from examples.classification.presets import PRESETS
-from examples.experiments.columns import ACCURACY, Column, Earlier
-from examples.experiments.earlier import find_earlier
+from examples.experiments.columns import Column
 from examples.experiments.outcomes import choose, estimate_seconds, gather
 from examples.experiments.store import ResultsError, Store, locked
 
 CONFIG = PRESETS["digits"][1]
 COLUMN = Column("toy", CONFIG, seeds=3, rates=(0.1, 0.3), validation=500)
-OLD = Earlier((0.1, 0.3), (1e-4, 1e-3), seeds=3)
 
 
 @pytest.fixture
@@ -157,36 +155,12 @@ def test_a_column_has_no_outcome_before_all_of_its_runs_are_made(store):
     assert gather(COLUMN, store).seeds == 3
 
 
-def test_older_results_are_shown_until_the_new_ones_are_complete(store):
-    column = dataclasses.replace(COLUMN, earlier=OLD)
-    runs = find_earlier(column, OLD, store, ACCURACY)
-    assert runs.configs == []
-    for config in runs.grid:
-        best = (config.learning_rate, config.weight_decay) == (0.3, 1e-3)
-        store.add(config, {"test_accuracy": 90.0 if best else 80.0, "seconds": 1.0})
-    runs = find_earlier(column, OLD, store, ACCURACY)
-    assert {(c.gc, c.learning_rate, c.weight_decay) for c in runs.configs} == {
-        ("off", 0.3, 1e-3),
-        ("conv+fc", 0.3, 1e-3),
-    }
-    add_all(store, runs.configs[1:])
-    # One arm of the first seed is missing, and with it the seed.
-    old = gather(column, store)
-    assert (old.earlier, old.seeds, old.total) == (True, 2, 3)
-    assert old.rates == {"off": [0.3] * 2, "conv+fc": [0.3] * 2}
-    fill_grid(store, {"off": 0.1, "conv+fc": 0.3})
-    assert gather(column, store).earlier
-    add_all(store, column.configs(choose(column, store)))
-    new = gather(column, store)
-    assert (new.earlier, new.seeds, new.total) == (False, 3, 3)
-
-
-def test_an_older_run_that_diverged_takes_its_seed_out_of_all_arms(store):
-    column = dataclasses.replace(COLUMN, earlier=OLD)
-    add_all(store, find_earlier(column, OLD, store, ACCURACY).grid)
-    first, *others = find_earlier(column, OLD, store, ACCURACY).configs
+def test_what_a_run_measured_before_it_diverged_is_left_out_with_its_seed(store):
+    column = dataclasses.replace(COLUMN, rates=(), observe="gradients")
+    first, *others = column.configs(None)
     store.add(first, {"diverged": "step 3", "seconds": 1.0})
-    add_all(store, others)
+    for config in others:
+        store.add(config, {"seconds": 1.0})
     found = gather(column, store)
     assert found.seeds == 2
     assert found.diverged == {"off": 1, "conv+fc": 0}

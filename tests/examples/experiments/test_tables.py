@@ -12,9 +12,8 @@ from scipy import stats
 
 from examples.classification.presets import PRESETS
 from examples.experiments import tables
-from examples.experiments.columns import ERROR, Column, Earlier, Experiment, Metric
+from examples.experiments.columns import ERROR, Column, Experiment, Metric
 from examples.experiments.definitions import EXPERIMENTS
-from examples.experiments.earlier import find_earlier
 from examples.experiments.store import Store, results_path
 
 CONFIG = PRESETS["digits"][1]
@@ -103,6 +102,9 @@ def test_the_paper_is_shown_next_to_ours_with_interval_p_value_and_verdict(show)
         "down": "hurts",
         "unclear": "cannot tell",
     }
+    assert "Verdicts of the 4 rows: helps: 1, hurts: 1, no difference: 1, cannot tell: 1." in show(
+        fill=False
+    )
 
 
 def test_a_row_without_power_for_the_papers_gain_cannot_tell_and_says_how_many_seeds_could(show):
@@ -144,29 +146,22 @@ def test_rows_without_a_grid_are_not_called_tuned(show, store):
     add(store, column, column.configs(None))
     text = show((column,), fill=False)
     assert text.startswith("The learning rates are the paper's, for both arms. None was tuned.")
-    assert rows(text)["up"]["rule"] == "the paper's settings"
+    assert rows(text)["up"]["learning rates, without / with GC"] == ""
 
 
-def test_rows_whose_rate_was_chosen_without_gc_are_marked_and_not_judged(show, store):
-    old = Earlier((0.03, 0.1), (1e-4,), seeds=4)
-    column = dataclasses.replace(COLUMNS[0], earlier=old)
-    add(store, column, find_earlier(column, old, store, ERROR).grid)
-    add(store, column, find_earlier(column, old, store, ERROR).configs)
-    text = show((column,), fill=False)
-    assert "**1 of 1 rows were measured before the rules of PLAN.md.**" in text
-    row = rows(text)["up"]
-    assert (row["verdict"], row["p (Holm)"], row["rule"]) == (
-        "not judged",
-        "",
-        "rate chosen without GC",
-    )
-    # 16 runs of the grid and 8 that are reported, at 2 seconds.
-    assert "are still missing take about 0 hours" in text
+def test_a_column_has_a_row_when_all_of_its_runs_are_made(show, store):
+    column, other = COLUMNS[:2]
     add(store, column, column.grid_configs())
     add(store, column, column.configs({arm: [0.03] * 4 for arm in column.arms}))
-    text = show((column,), fill=False)
+    add(store, other, other.grid_configs())
+    text = show((column, other), fill=False)
     assert "both arms are tuned in the same way" in text
-    assert rows(text)["up"]["verdict"] == "helps"
+    assert [*rows(text)] == ["up"]
+    # 8 runs that are reported, at 2 seconds.
+    assert "are still missing take about 0 hours" in text
+    add(store, other, other.configs({arm: [0.03] * 4 for arm in other.arms}))
+    text = show((column, other), fill=False)
+    assert [*rows(text)] == ["up", "even"]
     assert "still missing" not in text
 
 
