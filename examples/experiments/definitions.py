@@ -49,7 +49,7 @@ _CPU = dataclasses.replace(
 _RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 # The number of training images that are held out to choose from a grid.
 _VALIDATION = {"fashion_mnist": 2000, "mnist5k": 1000, "digits": 500}
-# As in the sweep.
+# The sweep has as many.
 _SEEDS = 12
 
 

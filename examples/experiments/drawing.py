@@ -298,7 +298,7 @@ def _seeds(outcomes: Outcomes) -> str:
     """Returns a phrase with the number of seeds, such as "7 of 10 seeds" if some are missing."""
     columns: dict[str, list[str]] = {}
     for name, outcome in outcomes.items():
-        total = outcome.total
+        total = outcome.column.seeds
         text = (
             f"{outcome.seeds} of " * (outcome.seeds < total) + f"{total} seed" + "s" * (total > 1)
         )

@@ -44,14 +44,12 @@ class Outcome:
       column: the column.
       arms: the results of each arm, of the seeds that every arm has finished. Entry i has the same
         seed in all arms.
-      total: the number of seeds that are wanted.
       diverged: the number of diverged runs of each arm.
       rates: the learning rates of each arm, in the order of the seeds; empty if none was chosen.
     """
 
     column: Column[Any]
     arms: dict[str, list[Record]]
-    total: int
     diverged: dict[str, int]
     rates: dict[str, list[float]]
 
@@ -119,7 +117,6 @@ def _gather_runs(
     return Outcome(
         column,
         {arm: [arms[arm] for arms in whole] for arm in column.arms},
-        total=column.seeds,
         diverged=diverged,
         rates={},
     )

@@ -318,7 +318,7 @@ def _describe_costs(scale: Scale, results: Path) -> str:
 
 
 def _seeds(outcome: Any) -> str:
-    texts = [f"{outcome.seeds} of {outcome.total}"]
+    texts = [f"{outcome.seeds} of {outcome.column.seeds}"]
     texts += [f"{count} diverged ({arm})" for arm, count in outcome.diverged.items() if count]
     return "; ".join(texts)
 
